@@ -1,0 +1,1 @@
+"""The dialects of the rehearsal API, one file each."""

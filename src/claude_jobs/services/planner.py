@@ -1,0 +1,163 @@
+"""Where a question may go, in order: the providers and models that were asked for and can do it, each with its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from claude_jobs.domain.api_key import ApiKey
+from claude_jobs.domain.generation import GenerationRequest, ModelCard, Route
+from claude_jobs.errors import InvalidRequest, NoRoute
+from claude_jobs.policy import providers as names
+from claude_jobs.policy.estimate_tokens import estimate_request
+from claude_jobs.policy.routing import lacks
+from claude_jobs.policy.similar import did_you_mean
+from claude_jobs.services.generation_api import Ask
+from claude_jobs.services.models import CLI_MODELS
+from claude_jobs.services.provider_keys import ProviderKeys
+from claude_jobs.services.trace import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A provider and model that may answer.
+
+    Attributes:
+        request: What it is asked: with its model and the most it may answer.
+        keys: Secrets by fingerprint; {"": None} where none is needed.
+        routes: One for each key.
+    """
+
+    provider: str
+    model: str
+    request: GenerationRequest
+    keys: Mapping[str, ApiKey | None] = field(repr=False)
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Targets in their order, at least one, and the estimated input."""
+
+    targets: tuple[Target, ...]
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRules:
+    """The operator's settings. `models` are the defaults by provider."""
+
+    max_tokens: int
+    use_local: bool
+    cli_model: str
+    models: Mapping[str, str]
+
+
+class Planner:
+    """Makes a plan of an ask."""
+
+    def __init__(
+        self, *, rules: PlanRules, keys: ProviderKeys, card: Callable[[str, str], ModelCard], local: LocalModel
+    ) -> None:
+        """`card` tells what a provider's model can do; `local` which model Ollama has."""
+        self._rules = rules
+        self._keys = keys
+        self._card = card
+        self._local = local
+
+    def choose(self, provider: str, model: str) -> tuple[str, str]:
+        """The provider and model that names mean; an empty model is the provider's default.
+
+        Raises:
+            InvalidRequest: Nobody knows a provider of that name.
+        """
+        rules = self._rules
+        known = provider_of(provider, model, use_local=rules.use_local)
+        if known == names.CLAUDE_CLI:
+            return known, model or rules.cli_model
+        return known, model or rules.models.get(known, "")
+
+    async def plan(self, ask: Ask, trace: Trace) -> Plan:
+        """Raises InvalidRequest for names nobody knows, NoRoute if nothing can take it."""
+        request = ask.request
+        tokens = estimate_request(request)
+        wanted = [(request.provider, request.model), *ask.fallbacks]
+        targets: list[Target] = []
+        why: list[str] = []
+        for provider, model in dict.fromkeys(self.choose(*pair) for pair in wanted):
+            target = await self._target(ask, provider, model, tokens)
+            if isinstance(target, str):
+                why.append(f"{provider}/{model}: {target}")
+                trace.add("skip", "unable", route=Route(provider=provider, model=model), why=target)
+            else:
+                targets.append(target)
+        if not targets:
+            raise NoRoute(f"Nothing can answer this. {'. '.join(why)}.", tried=tuple(why))
+        return Plan(targets=tuple(targets), input_tokens=tokens)
+
+    async def _target(self, ask: Ask, provider: str, model: str, tokens: int) -> Target | str:
+        """The target, or why it is none."""
+        if provider == names.CLAUDE_CLI:
+            return _bare(ask.request, provider, model)
+        keys: dict[str, ApiKey | None] = {"": None}
+        if provider in names.KEY_NAMES:
+            keys = {key.fingerprint: key for key in await self._keys.of(provider, ask.caller)}
+            if not keys:
+                if ask.caller.inside_job:
+                    return "a job gets none of your keys, unless CLAUDE_JOBS_PROVIDERS_IN_JOBS allows it"
+                return f"there is no key for it: set {names.KEY_NAMES[provider]}"
+        elif not model:
+            model = await self._local()
+        card = self._card(provider, model)
+        lacking = lacks(card, ask.request, tokens)
+        if lacking:
+            return lacking
+        most = ask.request.max_output_tokens or self._rules.max_tokens
+        if card.max_output_tokens:
+            most = min(most, card.max_output_tokens)
+        return Target(
+            provider=provider,
+            model=model,
+            request=replace(ask.request, provider=provider, model=model, max_output_tokens=most),
+            keys=keys,
+            routes=tuple(Route(provider=provider, model=model, key=fingerprint) for fingerprint in keys),
+        )
+
+
+def provider_of(provider: str, model: str, *, use_local: bool) -> str:
+    """The provider that names mean: the one that is named, else the model's, else Ollama if that is wanted, else claude-cli.
+
+    Raises:
+        InvalidRequest: Nobody knows a provider of that name.
+    """
+    if provider:
+        known = names.canonical(provider)
+        if not known:
+            raise InvalidRequest(_unknown(provider), field="provider")
+        return known
+    known = names.of_model(model) if model else ""
+    if model and not known and not use_local:
+        message = f"Nobody knows by its name whose model {model!r} is.{did_you_mean(model, _FAMILIAR)} Name its provider, too."
+        raise InvalidRequest(message, field="model")
+    return known or (names.OLLAMA if use_local else names.CLAUDE_CLI)
+
+
+_FAMILIAR = (*(model.name for model in CLI_MODELS), *(model.id for model in CLI_MODELS))
+
+LocalModel = Callable[[], Awaitable[str]]
+"""Names the model that Ollama answers with where none is asked for; ModelNotFound if it has none."""
+
+
+def _bare(request: GenerationRequest, provider: str, model: str) -> Target:
+    return Target(
+        provider=provider,
+        model=model,
+        request=replace(request, provider=provider, model=model),
+        keys={"": None},
+        routes=(Route(provider=provider, model=model),),
+    )
+
+
+def _unknown(provider: str) -> str:
+    known = [*names.NAMES, *names.ALIASES, names.CLAUDE_CLI]
+    return f"Unknown provider {provider!r}.{did_you_mean(provider, known)} Known are: {', '.join((*names.NAMES, names.CLAUDE_CLI))}."

@@ -1,0 +1,79 @@
+"""Why a job waits, how many are ahead of it, and when it will probably run. Pure: what it looks at comes in as an Outlook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from claude_jobs.domain.job import Job, JobState, Reason
+from claude_jobs.domain.token import TokenState
+from claude_jobs.policy import estimate
+from claude_jobs.policy import tokens as token_policy
+from claude_jobs.policy.eta import eta_s
+from claude_jobs.stores.base import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """A job with what the row alone does not tell.
+
+    Attributes:
+        reason: Why a queued job waits.
+        wait_until_ms: When that may change (a reset, the end of a backoff), None if unknown.
+        ahead: Jobs before it in the queue.
+        eta_s: Seconds until it will probably start, from the run times of jobs like it; None if unknown.
+        why: What is wrong with its credentials, "" if nothing is known.
+        waits_for: Jobs whose results it has asked for, while it is blocked.
+    """
+
+    job: Job
+    reason: Reason = Reason.NONE
+    wait_until_ms: int | None = None
+    ahead: int = 0
+    eta_s: float | None = None
+    why: str = ""
+    waits_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What several jobs' situations are judged by.
+
+    Attributes:
+        ahead: Jobs before a ready one, by its id.
+        run_times: Running times in ms of the latest jobs of a kind (policy.estimate.kind).
+        parallel: Jobs that run at once.
+        waits: What blocked jobs wait for, by their ids.
+    """
+
+    now_ms: int
+    states: Mapping[str, TokenState] = field(default_factory=dict[str, TokenState])
+    held: frozenset[str] = frozenset()
+    ahead: Mapping[str, int] = field(default_factory=dict[str, int])
+    run_times: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    parallel: int = 1
+    waits: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
+
+
+def placed(job: Job, outlook: Outlook) -> Situation:
+    """The situation of one job."""
+    if job.state is JobState.DELAYED:
+        return Situation(job=job, reason=job.reason, wait_until_ms=job.not_before_ms)
+    if job.state is not JobState.READY:
+        return Situation(job=job, reason=job.reason, waits_for=tuple(outlook.waits.get(job.id, ())))
+    offered = token_policy.states_of(job.offers, outlook.states, outlook.held)
+    usable = [token for token in offered if not token.quarantined]
+    if not usable:
+        return Situation(job=job, reason=Reason.NEEDS_CREDENTIAL, why=token_policy.out_of_use(offered))
+    limits = outlook.limits
+    if (limits.depth is not None and job.depth > limits.depth) or limits.at_depth == 0:
+        return Situation(job=job, reason=Reason.LIMIT)
+    reset_ms = token_policy.next_reset_ms(usable, job.spec.model, outlook.now_ms)
+    if reset_ms is not None:
+        return Situation(job=job, reason=Reason.RATE_LIMIT, wait_until_ms=reset_ms)
+    ahead = outlook.ahead.get(job.id, 0)
+    times = outlook.run_times.get(estimate.kind(job.spec), ())
+    return Situation(
+        job=job, reason=Reason.CAPACITY, ahead=ahead, eta_s=eta_s(ahead, outlook.parallel, times) if times else None
+    )
