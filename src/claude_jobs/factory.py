@@ -154,6 +154,7 @@ async def open_app(
             recursion=recursion,
             queue_size=settings.queue_size,
             running=worker.attempt,
+            clear_away=worker.clear_away,
             parallel=lambda: worker.slots,
         )
         made.append(jobs)

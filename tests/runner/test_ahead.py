@@ -58,6 +58,19 @@ async def test_a_job_runs_in_the_process_started_for_it_and_sees_no_difference(t
     assert heard_ahead == heard_fresh
 
 
+async def test_what_was_started_for_a_job_that_will_not_come_is_gone_at_once(tmp_path: Path) -> None:
+    async with Rehearsal() as api, bench() as place:
+        credential = oauth(url=api.url)
+        await meet(place, tmp_path, credential)
+        ours, other = (replace(coming(tmp_path, credential, epoch=n), job_id=f"j-{n}") for n in (2, 3))
+        place.cli.prepare([ours, other])
+        await until(lambda: bool(waiting_for(ours) and waiting_for(other)))
+        await place.cli.forget([ours.job_id])
+        left = [waiting_for(ours), waiting_for(other)]
+
+    assert [len(pids) for pids in left] == [0, 1]
+
+
 async def test_nothing_is_said_or_written_before_the_prompt(tmp_path: Path) -> None:
     async with Rehearsal() as api, bench() as place:
         credential = oauth(url=api.url)

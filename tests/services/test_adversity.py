@@ -16,10 +16,11 @@ from support_processes import PATIENCE_S
 from claude_jobs import factory
 from claude_jobs.domain.job import JobState, Reason
 from claude_jobs.errors import StoreUnavailable
-from claude_jobs.factory import App
+from claude_jobs.factory import LOCAL_POOL, App
 from claude_jobs.services.caller import Caller
 from claude_jobs.services.request import JobRequest
 from claude_jobs.services.views import result_view
+from claude_jobs.stores.base import AdmitRequest
 
 DAY_MS = 86_400_000
 
@@ -68,6 +69,47 @@ def _refusing(operation: Callable[..., Any], refuses: Callable[[], bool]) -> Cal
         return operation(*args, **kwargs)
 
     return call
+
+
+async def test_a_dead_owners_job_is_taken_back_though_the_bell_never_rests(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    claude = stand_in(tmp_path, body=f"while [ ! -e {go} ]; do sleep 0.02; done")
+    env = environment(tmp_path, CLAUDE_JOBS_CLI=str(claude), CLAUDE_JOBS_SLOTS="1")
+
+    async with running_app(env) as app, ringing(app):
+        submitted = await app.jobs.submit([JobRequest(prompt="x"), JobRequest(prompt="y")], caller(tmp_path, env))
+        first, second = (receipt.job.id for receipt in submitted.receipts)
+        await until(lambda: app.worker.attempt(first) is not None)
+        taken = await app.desk.database(app.desk.store.admit, as_another(app, "gone"))
+        go.touch()
+        job = await ended(app, second)
+
+    assert [grant.job.id for grant in taken.grants] == [second]
+    assert (job.state, job.epoch) == (JobState.SUCCEEDED, 2)
+
+
+@asynccontextmanager
+async def ringing(app: App) -> AsyncGenerator[None]:
+    async def ring() -> None:
+        while True:
+            app.desk.work.ring()
+            await asyncio.sleep(0.01)
+
+    bell = asyncio.create_task(ring())
+    yield
+    bell.cancel()
+
+
+def as_another(app: App, owner: str) -> AdmitRequest:
+    """What a worker of that name asks for one job: it holds no lock, so that it is dead to all others."""
+    return AdmitRequest(
+        owner=owner,
+        free=1,
+        pools=(LOCAL_POOL,),
+        held=app.desk.tokens.held(),
+        limits=app.desk.rules.limits,
+        now_ms=app.desk.clock(),
+    )
 
 
 class Clock:

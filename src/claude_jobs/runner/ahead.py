@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,6 +121,14 @@ class Ahead:
         for mark, one in list(self._ready.items())[most:]:
             self._drop(mark, one.host)
         return len(self._ready)
+
+    async def forget(self, job_ids: Collection[str]) -> None:
+        """These jobs will not come: end what was started for them, and wait until it is gone."""
+        for mark, one in list(self._ready.items()):
+            if one.order.job_id in job_ids:
+                self._drop(mark, one.host)
+        if self._burials:
+            await asyncio.wait(self._burials)
 
     async def take(self, order: Order, command: Command) -> Host | None:
         """The process that was started for this attempt, ready for its prompt; None if there is none that fits."""

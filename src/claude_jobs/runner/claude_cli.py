@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from claude_jobs.domain.job import ProjectFiles
@@ -73,6 +73,11 @@ class ClaudeCli:
         if self._ahead is not None:
             self._ahead.want(orders)
             self._share_out()
+
+    async def forget(self, job_ids: Collection[str]) -> None:
+        """See Runner."""
+        if self._ahead is not None:
+            await self._ahead.forget(job_ids)
 
     def _on_end(self) -> None:
         self._running -= 1

@@ -79,10 +79,17 @@ class Family:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _MAX_KILL_S
         while loop.time() < deadline:
+            await self._freeze()
             alive = proctree.kill_round(self._known, self.signalled)
             if not alive:
                 return
             await asyncio.sleep(_ROUND_S)
+
+    async def _freeze(self) -> None:
+        for _ in range(proctree.FREEZE_ROUNDS):
+            if proctree.freeze_round(self._known):
+                return
+            await asyncio.sleep(proctree.FREEZE_PAUSE_S)
 
     def _alive(self) -> list[Proc]:
         return [proc for proc in self._known.values() if proctree.is_alive(proc)]

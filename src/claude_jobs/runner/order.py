@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -116,6 +116,10 @@ class Runner(Protocol):
         Called often, with all that are wanted now, best first; others that were prepared are ended. Never raises;
         does nothing where a process cannot be prepared.
         """
+        ...
+
+    async def forget(self, job_ids: Collection[str]) -> None:
+        """End the processes that were prepared for these jobs, which will not come; wait until they are gone."""
         ...
 
     async def tidy(self, is_over: Callable[[str], Awaitable[bool]]) -> None:

@@ -19,6 +19,10 @@ from pathlib import Path
 MARK = "CLAUDE_JOBS_MARK"
 """Environment variable that names the attempt a process belongs to."""
 MAX_KILL_ROUNDS = 20
+FREEZE_ROUNDS = 10
+"""Who does not stop meanwhile waits in the kernel for something, and starts nobody either."""
+FREEZE_PAUSE_S = 0.001
+"""A signal is taken when its process runs next."""
 _IS_LINUX = platform.system() == "Linux"
 _PROC = Path("/proc")
 _PS_TIMEOUT_S = 10
@@ -37,6 +41,7 @@ class Proc:
     Attributes:
         started_ticks: Start time: clock ticks since boot on Linux, epoch seconds elsewhere.
         is_dead: A zombie: it runs no code and only waits to be collected.
+        is_stopped: By SIGSTOP or the like: it runs no code until it is told to go on.
     """
 
     pid: int
@@ -45,6 +50,7 @@ class Proc:
     session: int
     started_ticks: int
     is_dead: bool = False
+    is_stopped: bool = False
 
 
 @cache
@@ -74,6 +80,7 @@ def look(pid: int) -> Proc | None:
         session=int(fields[3]),
         started_ticks=int(fields[19]),
         is_dead=fields[0] in (b"Z", b"X"),
+        is_stopped=fields[0] == b"T",
     )
 
 
@@ -86,8 +93,13 @@ def now_ticks() -> int:
 
 def is_alive(proc: Proc) -> bool:
     """Whether this very process still runs code. Where `ps` is asked, it may have ended a moment ago."""
+    return _now(proc) is not None
+
+
+def _now(proc: Proc) -> Proc | None:
+    """What is to be seen of it at this moment; None if it runs no code any more."""
     now = look(proc.pid) if _IS_LINUX else _look_lately(proc)
-    return now is not None and not now.is_dead and now.started_ticks == proc.started_ticks
+    return now if now is not None and not now.is_dead and now.started_ticks == proc.started_ticks else None
 
 
 def table() -> dict[int, Proc]:
@@ -292,6 +304,10 @@ def kill_tree(roots: Iterable[Proc], *, wait_s: float = 2.0) -> tuple[list[int],
     signalled: set[int] = set()
     deadline = time.monotonic() + wait_s
     for _ in range(MAX_KILL_ROUNDS):
+        for _ in range(FREEZE_ROUNDS):
+            if freeze_round(known):
+                break
+            time.sleep(FREEZE_PAUSE_S)
         alive = kill_round(known, signalled)
         if not alive or time.monotonic() >= deadline:
             break
@@ -299,12 +315,29 @@ def kill_tree(roots: Iterable[Proc], *, wait_s: float = 2.0) -> tuple[list[int],
     return sorted(signalled), sorted(proc.pid for proc in known.values() if is_alive(proc))
 
 
-def kill_round(known: dict[int, Proc], signalled: set[int], signum: int = signal.SIGKILL) -> list[Proc]:
-    """One look and one signal: adds what is new below the known ones to `known`, and returns those still alive."""
+def freeze_round(known: dict[int, Proc]) -> bool:
+    """One SIGSTOP to those that run, and one look below them. True once none of them ran before the look, and it shows nobody new.
+
+    Who runs may start another between the look and SIGKILL, which then belongs to nobody. A stopped one cannot.
+    """
+    restless = [proc for proc in known.values() if (now := _now(proc)) is not None and not now.is_stopped]
+    for proc in restless:
+        send(proc, signal.SIGSTOP)
+    before = len(known)
+    grow(known)
+    return not restless and len(known) == before
+
+
+def kill_round(known: dict[int, Proc], signalled: set[int]) -> list[Proc]:
+    """One look and one SIGKILL: adds what is new below the known ones to `known`, and returns those still alive.
+
+    For a tree that may grow meanwhile, `freeze_round` comes first, until it is true.
+    """
     grow(known)
     alive = [proc for proc in known.values() if is_alive(proc)]
-    for proc in alive:
-        if send(proc, signum):
+    # Children first: the kernel lets stopped ones go on (SIGHUP, SIGCONT) when their group has lost its last parent.
+    for proc in reversed(alive):
+        if send(proc, signal.SIGKILL):
             signalled.add(proc.pid)
     return alive
 
@@ -336,7 +369,15 @@ def _ps_table(*which: str) -> dict[int, Proc]:
     for row in rows:
         pid, ppid, pgid, state, *started = row.split(None, 4)
         began = int(time.mktime(time.strptime(started[0].strip(), "%a %b %d %H:%M:%S %Y"))) if started else 0
-        found[int(pid)] = Proc(int(pid), int(ppid), int(pgid), int(pgid), began, is_dead=state.startswith("Z"))
+        found[int(pid)] = Proc(
+            int(pid),
+            int(ppid),
+            int(pgid),
+            int(pgid),
+            began,
+            is_dead=state.startswith("Z"),
+            is_stopped=state.startswith("T"),
+        )
     return found
 
 

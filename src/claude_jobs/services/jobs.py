@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from claude_jobs.domain.event import Event
@@ -62,6 +63,7 @@ class JobManager:
 
     Args:
         running: The attempt of a job if it runs in this process (Worker.attempt).
+        clear_away: Ends what this process still runs for cancelled jobs beside their attempts (Worker.clear_away).
         parallel: How many jobs run at once here, for forecasts (Worker.slots).
         queue_size: CLAUDE_QUEUE_SIZE.
     """
@@ -74,6 +76,7 @@ class JobManager:
         recursion: RecursionManager,
         queue_size: int,
         running: Callable[[str], RunningAttempt | None],
+        clear_away: Callable[[Collection[str]], Awaitable[None]],
         parallel: Callable[[], int],
     ) -> None:
         self._desk = desk
@@ -81,6 +84,7 @@ class JobManager:
         self._recursion = recursion
         self._queue_size = queue_size
         self._running = running
+        self._clear_away = clear_away
         self._parallel = parallel
 
     @property
@@ -337,6 +341,9 @@ class JobManager:
         desk.work.ring()
         desk.bell.ring()
         await asyncio.gather(*(self._ended(ack.job_id, attempts.get(ack.job_id)) for ack in acks if not ack.is_done))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_WAIT_S):
+                await self._clear_away({ack.job_id for ack in acks})
         cancelled: list[Cancelled] = []
         for ack in acks:
             job = await self.get(ack.job_id)

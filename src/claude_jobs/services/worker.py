@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,15 @@ class Worker:
         """The attempt of a job, if it runs here."""
         return self._running.get(job_id)
 
+    async def clear_away(self, job_ids: Collection[str]) -> None:
+        """End what still runs for jobs that were cancelled: processes started ahead of them, and orphans they left.
+
+        To be called once the store knows of the cancel: an admission that is in flight may have seen them coming.
+        """
+        async with self._admission:
+            await self._desk.runner.forget(job_ids)
+        await self._collect_orphans()
+
     async def run(self) -> None:
         """Work until `leave` has emptied it. Structured: no task outlives this call."""
         self._liveness.acquire()
@@ -148,19 +157,25 @@ class Worker:
             attempt.stop(StopReason.SHUTDOWN)
 
     async def _pump(self, tasks: asyncio.TaskGroup) -> None:
-        """Ask for work when the doorbell rings and there is room; twice a second look whether others changed anything."""
+        """Ask for work when the doorbell rings and there is room; twice a second look whether others changed anything.
+
+        However often it rings, nobody else's change and no dead owner stays unseen for longer.
+        """
         desk = self._desk
-        seen, asked_ms, due_ms, rang = -1, 0, 0, False
+        loop = asyncio.get_running_loop()
+        seen, asked_ms, due_ms, rang, look_at = -1, 0, 0, False, 0.0
         while True:
             ticket = desk.work.ticket()
             try:
                 now_ms = desk.clock()
-                version = seen if rang else await desk.database(desk.store.version)
+                looks = not rang or loop.time() >= look_at
+                look_at = loop.time() + POLL_S if looks else look_at
+                version = await desk.database(desk.store.version) if looks else seen
                 # A clock that was set back makes the time at which to ask next too late.
                 is_due = not asked_ms <= now_ms < due_ms or version != seen or (rang and self.room().free > 0)
                 if self._admitting and is_due:
                     async with self._admission:
-                        due_ms = await self._admit(tasks, now_ms, look_for_dead=not rang)
+                        due_ms = await self._admit(tasks, now_ms, look_for_dead=looks)
                     asked_ms = now_ms
                 seen = version
             except StoreError as error:
