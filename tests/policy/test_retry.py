@@ -12,6 +12,7 @@ from policy.strategies import NOW, jobs, outcomes
 
 from claude_jobs.domain.job import Failure, Job, Outcome, Reason
 from claude_jobs.policy.retry import (
+    LONGEST_LIMIT_MS,
     MAX_DELAY_MS,
     MAX_LOSSES,
     MAX_MOVES,
@@ -131,7 +132,7 @@ def test_a_used_up_quota_is_waited_out_uncounted(job: Job, retry_after_ms: int |
 
     if disposition.trigger is Trigger.RETRY_LATER:
         assert (disposition.counts, disposition.reason) == (False, Reason.LIMIT)
-        assert disposition.not_before_ms == NOW + (retry_after_ms or STEP_MS[1])
+        assert disposition.not_before_ms == NOW + min(LONGEST_LIMIT_MS, retry_after_ms or STEP_MS[1])
     else:
         assert disposition.trigger is Trigger.EXPIRE
         assert job.deadline_ms is not None

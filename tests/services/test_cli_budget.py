@@ -11,6 +11,7 @@ from claude_jobs.domain.job import Job, JobState, Reason
 from claude_jobs.factory import App
 from claude_jobs.services.caller import Caller
 from claude_jobs.services.request import JobRequest
+from claude_jobs.services.views import result_view
 
 
 async def spawn(app: App, who: Caller, **fields: object) -> str:
@@ -65,5 +66,11 @@ async def test_a_quota_of_nothing_lets_no_job_run(tmp_path: Path) -> None:
     async with running_app(env) as app:
         job_id = await spawn(app, caller(tmp_path, env))
         job = await until_state(app, job_id, JobState.DELAYED)
+        for n in range(5):  # each admission looks at the job, too
+            await until_state(app, await spawn(app, caller(tmp_path, env), key=f"k{n}"), JobState.DELAYED)
+        later = await app.jobs.get(job_id)
+        view = result_view(await app.jobs.situation(later), app.desk.clock())
 
     assert job.reason is Reason.LIMIT
+    assert later == job
+    assert "quota of its organization is used up, looks again at" in view.note

@@ -37,6 +37,8 @@ UNSTARTED = frozenset({Failure.CLI_MISSING, Failure.SPAWN_FAILED})
 """Troubles of this machine: `npm i -g` replaces the executable within seconds, memory and process ids come back."""
 STEP_MS = (100, 60_000)
 """Least and longest step of the ladder by which a trouble is waited out: half a minute after its end all jobs go on."""
+LONGEST_LIMIT_MS = 3_600_000
+"""A quota may be raised meanwhile: a job that waits for one looks again after this time."""
 MAX_TROUBLES = 100
 """Troubles of one job in all: a bound on one that gets a little further each time."""
 
@@ -218,7 +220,7 @@ def _wait_out(job: Job, outcome: Outcome, rules: RetryRules, *, now_ms: int, jit
 
 def _until_reset(job: Job, outcome: Outcome, *, now_ms: int) -> Disposition:
     """The organization's own quota is used up: nothing was tried, and it goes on when the window ends."""
-    not_before_ms = now_ms + (outcome.retry_after_ms or STEP_MS[1])
+    not_before_ms = now_ms + min(LONGEST_LIMIT_MS, outcome.retry_after_ms or STEP_MS[1])
     if job.deadline_ms is not None and not_before_ms >= job.deadline_ms:
         return _too_late(outcome)
     return Disposition(

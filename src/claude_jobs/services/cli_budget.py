@@ -12,6 +12,7 @@ from claude_jobs.domain.job import Failure, Job, Outcome
 from claude_jobs.errors import ClaudeJobsError
 from claude_jobs.policy.providers import CLAUDE_CLI
 from claude_jobs.policy.quota import Quota, Unit
+from claude_jobs.policy.retry import LONGEST_LIMIT_MS
 from claude_jobs.services.gate import GateThread
 from claude_jobs.services.leases import Leases
 from claude_jobs.services.quotas import QuotaBook
@@ -21,8 +22,6 @@ log = structlog.get_logger()
 
 GUESS_NUSD = 100_000_000
 """What is reserved for a job without a budget of its own: 10 cents. What it costs is booked in full."""
-LONGEST_WAIT_MS = 3_600_000
-"""A quota may be raised meanwhile: a job that waits for one looks again after this time."""
 DEFAULT_ORG = "default"
 
 
@@ -63,12 +62,12 @@ class CliBudget:
         if not isinstance(answer, Refused):
             till.leases.hold(ask.id)
             return None
-        wait_ms = max(1_000, answer.retry_at_ms - self._clock()) if answer.retry_at_ms else LONGEST_WAIT_MS
+        wait_ms = max(1_000, answer.retry_at_ms - self._clock()) if answer.retry_at_ms else LONGEST_LIMIT_MS
         message = (
             f"The quota of its organization is used up ({answer.counter}). It goes on when that resets; "
             "`claude-jobs quota set` raises it."
         )
-        return Outcome(failure=Failure.QUOTA, message=message, retry_after_ms=min(LONGEST_WAIT_MS, wait_ms))
+        return Outcome(failure=Failure.QUOTA, message=message, retry_after_ms=min(LONGEST_LIMIT_MS, wait_ms))
 
     async def settle(self, job: Job, epoch: int, outcome: Outcome) -> None:
         """Book what the attempt cost, once; also one whose worker died, when its result is found."""

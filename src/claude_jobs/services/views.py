@@ -217,6 +217,8 @@ def _waiting(situation: Situation, now_ms: int) -> str:
         case Reason.DEPENDENCY:
             any_of = "any of " if situation.job.needs is DependencyMode.ANY and len(waiting_for(situation)) > 1 else ""
             return f"waits for {any_of}{_names(waiting_for(situation)) or 'other jobs'}"
+        case Reason.LIMIT if until:
+            return f"a limit of its tree or a quota of its organization is used up, looks again{until}"
         case Reason.LIMIT:
             return "waits for a place under its limit"
         case Reason.CAPACITY:

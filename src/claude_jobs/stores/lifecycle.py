@@ -23,7 +23,7 @@ from claude_jobs.domain.job import (
 )
 from claude_jobs.domain.token import TokenNote
 from claude_jobs.policy import estimate, timeouts
-from claude_jobs.policy.retry import MAX_MOVES, Disposition, after_loss, is_move
+from claude_jobs.policy.retry import LONGEST_LIMIT_MS, MAX_MOVES, Disposition, after_loss, is_move
 from claude_jobs.policy.transitions import Trigger, advance
 from claude_jobs.stores.base import HOLD_MS
 
@@ -92,7 +92,8 @@ def sleeping_since_ms(job: Job) -> int | None:
     if job.state is JobState.DELAYED and job.reason is Reason.BACKOFF:
         return job.queued_since_ms
     if job.state is JobState.DELAYED and job.reason is Reason.LIMIT and job.not_before_ms is not None:
-        return job.not_before_ms - HOLD_MS
+        # At the earliest: its queue time stays that of its submission, and nobody noted which limit it was.
+        return job.not_before_ms - LONGEST_LIMIT_MS
     return None
 
 
