@@ -130,7 +130,7 @@ def test_no_secret_shows_through_limits_failures_and_crashes(make_stage: MakeSta
 LEAKY = """
 A=$(printf '%*s' {pad} '' | tr ' ' A)
 B=$(printf '%*s' {tail} '' | tr ' ' B)
-S="$CLAUDE_CODE_OAUTH_TOKEN$ANTHROPIC_API_KEY"
+S="$CLAUDE_CODE_OAUTH_TOKEN$ANTHROPIC_API_KEY"; S="${{S:-$AWS_SECRET_ACCESS_KEY}} $MY_PASSWORD $HTTPS_PROXY"
 say() {{ printf '{{"type":"assistant","message":{{"id":"m1","model":"m","content":[%s]}}}}\\n' "$1"; }}
 say "{{\\"type\\":\\"text\\",\\"text\\":\\"$A $S\\"}}"
 say "{{\\"type\\":\\"tool_use\\",\\"id\\":\\"t\\",\\"name\\":\\"Bash\\",\\"input\\":{{\\"command\\":\\"echo $A $S\\"}}}}"
@@ -142,8 +142,16 @@ exit 0
 """
 
 
-def test_a_job_that_prints_its_own_credential_is_redacted(make_place: MakePlace) -> None:
-    here = make_place(tokens=0, CLAUDE_JOBS_LOG_LEVEL="debug", **TOKENS)
+CLOUD = {
+    "CLAUDE_CODE_USE_BEDROCK": "1",
+    "AWS_REGION": "eu-central-1",
+    "AWS_SECRET_ACCESS_KEY": f"wJalrXUtnF{NEEDLE}8/{85:020d}",
+}
+
+
+@pytest.mark.parametrize("payer", [TOKENS, CLOUD], ids=["tokens", "cloud"])
+def test_a_job_that_prints_its_own_secrets_is_redacted(make_place: MakePlace, payer: dict[str, str]) -> None:
+    here = make_place(tokens=0, CLAUDE_JOBS_LOG_LEVEL="debug", **payer, **PRIVATE)
     ids: list[str] = []
     # Texts are cut to phrases and stderr to its tail: some cuts go through the middle of the secret.
     for number, (pad, tail) in enumerate([(0, 0), (130, 8150), (100, 8170), (85, 8140), (470, 8165)]):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runner.support import oauth, order
 
 from claude_jobs.runner import errand
-from claude_jobs.runner.environment import capture, capture_profile, doors, private, split
+from claude_jobs.runner.environment import capture, capture_profile, doors, private, secret_values, split
 
 ENVIRON = {
     "PATH": "/bin",
@@ -46,6 +46,19 @@ def test_nothing_captured_is_lost_and_a_profile_falls_into_the_same_two_parts(en
     assert set(doors(whole)) >= set(profile)
     assert set(private(whole)) == set(whole) - set(doors(whole))
     assert set(private(whole)) <= set(kept)
+
+
+def test_secrets_are_known_by_their_name_or_their_place_in_an_address() -> None:
+    profile = {
+        "AWS_SECRET_ACCESS_KEY": "aws-secret",
+        "AWS_REGION": "eu-central-1",
+        "DATABASE_URL": "postgres://me:p%40ss@db/x",
+        "HTTPS_PROXY": "http://me@proxy:3128",
+        "MY_PASSWORD": "mine",
+        "NODE_ENV": "production",
+    }
+
+    assert set(secret_values(tuple(profile.items()))) == {"aws-secret", "p%40ss", "p@ss", "mine"}
 
 
 @pytest.mark.parametrize("switch", [(), (("CLAUDE_CODE_USE_BEDROCK", "1"),)], ids=["own", "of the cloud"])

@@ -10,7 +10,7 @@ from typing import assert_never
 from claude_jobs.domain.job import PermissionMode, ProjectFiles
 from claude_jobs.domain.token import Credential, TokenKind
 from claude_jobs.domain.usage import NANO
-from claude_jobs.runner.environment import is_secret
+from claude_jobs.runner.environment import is_secret, secret_values
 from claude_jobs.runner.mcp_config import HOME, RULE, Access, PrivateFile, config_of
 from claude_jobs.runner.order import Order
 from claude_jobs.runner.proctree import MARK
@@ -91,10 +91,17 @@ def build(
         cwd=spec.cwd,
         system=system_line(system) if system else b"",
         prompt=_first_line(order, standing),
-        secrets=tuple(secret for secret in (order.credential.secret, order.lineage_secret) if secret),
+        secrets=_secrets(order),
         counts_from_nusd=standing.cost_nusd,
         private=servers,
     )
+
+
+def _secrets(order: Order) -> tuple[str, ...]:
+    """None of these may come out, whatever the job prints."""
+    credential = order.credential
+    known = (credential.secret, order.lineage_secret, *secret_values(credential.profile))
+    return tuple(dict.fromkeys(secret for secret in known if secret))
 
 
 def _first_line(order: Order, standing: Standing) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
+from urllib.parse import unquote
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -56,6 +58,10 @@ SECRET_NAMES = frozenset(
 """Variables that are credentials of the CLI: an attempt gets exactly one, set by us."""
 
 
+_SOUNDS_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|PWD|CREDENTIAL", re.IGNORECASE)
+_LOGIN_IN_ADDRESS = re.compile(r"://[^/@:]*:([^/@]+)@")
+
+
 def is_secret(name: str) -> bool:
     """Whether the variable is a Claude credential or an internal one of ours, never to be captured."""
     return (
@@ -96,6 +102,20 @@ def private(profile: Pairs) -> Pairs:
     """What of a credential's profile is not the credential's, but its submitter's."""
     own = doors(profile)
     return tuple(pair for pair in profile if pair not in own)
+
+
+def secret_values(profile: Pairs) -> tuple[str, ...]:
+    """What of these variables must not come out of a job: values whose name says so, and passwords in addresses.
+
+    Not every private value: "production" in an answer is a word.
+    """
+    found: list[str] = []
+    for name, value in profile:
+        if _SOUNDS_SECRET.search(name):
+            found.append(value)
+        elif login := _LOGIN_IN_ADDRESS.search(value):
+            found += {login[1], unquote(login[1])}
+    return tuple(found)
 
 
 def capture_profile(environ: Mapping[str, str]) -> Pairs:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 _SHORTEST = 6
 """Nothing shorter can be a credential, and replacing it would garble ordinary text."""
 _SHORTEST_PART = 14
+"""Of a short secret, two thirds: less of it may be a word."""
 _MASK = "[redacted]"
 
 
@@ -21,7 +22,8 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 def _without_parts(text: str, secret: str) -> str:
     body = text.removesuffix("…")
     ellipsis = text[len(body) :]
-    sizes = range(len(secret) - 1, _SHORTEST_PART - 1, -1)
+    shortest = min(_SHORTEST_PART, max(_SHORTEST, 2 * len(secret) // 3))
+    sizes = range(len(secret) - 1, shortest - 1, -1)
     last = next((size for size in sizes if body.endswith(secret[:size])), 0)
     if last:
         body = body[:-last] + _MASK
