@@ -45,6 +45,7 @@ def submit(request: JobRequest, cwd: Path, rules: RequestRules = RULES, site: Si
         ({"prompt": "x", "model": "--help"}, "model"),
         ({"prompt": "x", "cwd": "/does/not/exist"}, "cwd"),
         ({"prompt": "x", "cwd": "nul\0"}, "cwd"),
+        ({"prompt": "x", "cwd": "~nobody-of-that-name/x"}, "cwd"),
         ({"prompt": "x", "tools": ["--dangerous"]}, "tools"),
         ({"prompt": "x", "timeout_s": 901}, "timeout_s"),
         ({"prompt": "x", "depends_on": ["build"]}, "depends_on"),

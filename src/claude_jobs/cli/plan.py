@@ -10,6 +10,7 @@ import click
 
 from claude_jobs.cli.documents import Document, Place, mapping, parse, sequence
 from claude_jobs.cli.reading import read
+from claude_jobs.runner.paths import expanded
 
 Fields = dict[str, object]
 
@@ -114,7 +115,7 @@ def read_plan(source: str, options: Mapping[str, object], *, max_parallel: int |
     head, jobs = _parts(document, source)
     defaults = {**_defaults(head, layout), **options}
     return Plan(
-        path=None if source == "-" else Path(source).expanduser().resolve(),
+        path=None if source == "-" else expanded(source).resolve(),
         name=_name(head, layout),
         max_parallel=_max_parallel(head, layout) if max_parallel is None else max_parallel,
         fail_fast=_is_fail_fast(head, layout) or fail_fast,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
 from claude_jobs.cli import output
+from claude_jobs.runner.paths import expanded
 
 
 def read(source: str) -> str:
@@ -17,7 +17,7 @@ def read(source: str) -> str:
         click.UsageError: It cannot be read.
     """
     try:
-        raw = sys.stdin.buffer.read() if source == "-" else Path(source).expanduser().read_bytes()
+        raw = sys.stdin.buffer.read() if source == "-" else expanded(source).read_bytes()
     except OSError as error:
         raise click.UsageError(f"Cannot read {source!r}: {error.strerror}. Name a readable file, or `-`.") from error
     return decode(raw, "stdin" if source == "-" else source)

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from claude_jobs.errors import ClaudeNotFound
+from claude_jobs.runner.paths import expanded
 
 _VERSION_TIMEOUT_S = 10.0
 
@@ -24,7 +25,7 @@ def find_claude(configured: str | None, path: str) -> Path:
         ClaudeNotFound: There is none, or the configured one cannot be run.
     """
     if configured:
-        chosen = Path(configured).expanduser()
+        chosen = expanded(configured)
         if not _is_executable(chosen):
             raise ClaudeNotFound(f"CLAUDE_JOBS_CLI={configured!r} is not an executable file")
         return chosen.absolute()

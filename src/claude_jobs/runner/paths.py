@@ -160,9 +160,14 @@ def is_private_dir(path: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o022
 
 
+def expanded(path: str | Path) -> Path:
+    """With the home directory that "~" names; what names nobody's stays as it is, and will not be found."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
 def _wanted(environ: Mapping[str, str]) -> Path:
     if chosen := environ.get("CLAUDE_JOBS_HOME", ""):
-        return Path(os.path.expanduser(chosen))  # noqa: PTH111  # Path.expanduser raises for an unknown user
+        return expanded(chosen)
     state = Path(environ.get("XDG_STATE_HOME", ""))
     if state.is_absolute():
         return state / _APP

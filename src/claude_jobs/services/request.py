@@ -27,6 +27,7 @@ from claude_jobs.policy.narrowing import narrow, narrow_terms
 from claude_jobs.policy.rank import MAX_PRIORITY
 from claude_jobs.policy.templates import references
 from claude_jobs.runner.environment import split
+from claude_jobs.runner.paths import expanded
 from claude_jobs.runner.prompt import check_prompt
 from claude_jobs.services.caller import Caller
 from claude_jobs.services.moments import parse_moment
@@ -295,7 +296,7 @@ def _dependencies(request: JobRequest, places: Mapping[str, int]) -> tuple[Depen
 
 
 def _cwd(asked: str, fallback: str) -> str:
-    path = Path(fallback, Path(asked).expanduser()) if asked else Path(fallback)
+    path = Path(fallback, expanded(asked)) if asked else Path(fallback)
     if "\0" in str(path):
         raise InvalidRequest("cwd contains a NUL character.", field="cwd")
     if not path.is_absolute():
@@ -315,7 +316,7 @@ def _check_permissions(mode: PermissionMode, project: ProjectFiles, cwd: str, ru
     if mode is PermissionMode.BYPASS and not rules.allow_bypass:
         message = "permission_mode=bypassPermissions is off here. Name the tools the job needs, or set CLAUDE_JOBS_ALLOW_BYPASS=true."
         raise NotPermitted(message, field="permission_mode")
-    trusted = any(Path(cwd).is_relative_to(directory.expanduser().resolve()) for directory in rules.trusted_dirs)
+    trusted = any(Path(cwd).is_relative_to(expanded(directory).resolve()) for directory in rules.trusted_dirs)
     if project is ProjectFiles.FULL and not trusted:
         message = f"project=full would run {cwd!r}'s own hooks and settings. Add it to CLAUDE_JOBS_TRUSTED_DIRS if you trust it."
         raise NotPermitted(message, field="project")

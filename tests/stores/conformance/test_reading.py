@@ -52,10 +52,11 @@ def test_a_new_job_does_not_shift_the_pages(desk: Desk) -> None:
     assert [job.id for job in (*first.jobs, *second.jobs)] == [job.id for job in reversed(jobs)]
 
 
-def test_a_cursor_of_someone_else_starts_again(desk: Desk) -> None:
+@pytest.mark.parametrize("cursor", ["nonsense", "MS45OTk5OTk5OTk5OTk5OTk5OTk5OTk5", "LTEuMQ"])
+def test_a_cursor_of_someone_else_starts_again(desk: Desk, cursor: str) -> None:
     job = desk.one()
 
-    assert [found.id for found in desk.store.list(JobFilter(cursor="nonsense")).jobs] == [job.id]
+    assert [found.id for found in desk.store.list(JobFilter(cursor=cursor)).jobs] == [job.id]
 
 
 def test_lists_leave_out_result_text(desk: Desk) -> None:

@@ -79,6 +79,8 @@ def _after(query: JobFilter) -> list[Clause]:
         group, seq = (int(part) for part in base64.urlsafe_b64decode(padded).split(b"."))
     except ValueError:
         return []
+    if group not in (0, 1) or not 0 <= seq < 1 << 63:
+        return []
     return [("(j.is_unread, j.seq) < (?, ?)", (group, seq))] if query.unread_first else [("j.seq < ?", (seq,))]
 
 
