@@ -109,6 +109,15 @@ def test_a_familys_window_cools_that_family_only() -> None:
     assert found == [NOW + 5, 0, NOW + 7, 0]
 
 
+def test_a_rest_that_was_noted_under_a_clock_far_ahead_is_none() -> None:
+    far = TokenNote(cool_window="five_hour", cool_until_ms=NOW + 400 * 86_400_000 + 5_000)
+    near = TokenNote(cool_window="five_hour", cool_until_ms=NOW + 5_000)
+    token = apply(TokenState(fingerprint="a", name="a", kind=TokenKind.OAUTH), far, NOW + 400 * 86_400_000)
+    again = apply(token, near, NOW)
+
+    assert [cooling_until(one, "sonnet", NOW) for one in (token, again)] == [0, NOW + 5_000]
+
+
 @given(token_states(), notes)
 def test_what_is_learned_is_kept_within_bounds(tokens: list[TokenState], note: TokenNote) -> None:
     for token in tokens:

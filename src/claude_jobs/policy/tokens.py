@@ -30,8 +30,13 @@ WARM_FOR_MS = 30 * 60_000
 
 def cooling_until(token: TokenState, model: str, now_ms: int) -> int:
     """Until when `token` must not be used for `model`; 0 when it may be used now."""
-    latest = max((until for window, until in token.cooldowns.items() if _concerns(window, model)), default=0)
-    return latest if latest > now_ms else 0
+    untils = (until for window, until in token.cooldowns.items() if _concerns(window, model))
+    return max((until for until in untils if _is_ahead(until, now_ms)), default=0)
+
+
+def _is_ahead(until_ms: int, now_ms: int) -> bool:
+    """What is further away than any window is long was noted under a clock that ran ahead."""
+    return now_ms < until_ms <= now_ms + MAX_COOLDOWN_MS
 
 
 def _concerns(window: str, model: str) -> bool:
@@ -83,7 +88,7 @@ def next_reset_ms(tokens: Iterable[TokenState], model: str, now_ms: int) -> int 
 
 def apply(token: TokenState, note: TokenNote, now_ms: int) -> TokenState:
     """`token` after learning `note`. Cool-downs that are over are dropped on the way."""
-    cooldowns = {window: until for window, until in token.cooldowns.items() if until > now_ms}
+    cooldowns = {window: until for window, until in token.cooldowns.items() if _is_ahead(until, now_ms)}
     streaks = _remembered(token.streaks, note, now_ms)
     limits_hit = token.limits_hit
     if note.cool_window is not None:
@@ -109,7 +114,8 @@ def apply(token: TokenState, note: TokenNote, now_ms: int) -> TokenState:
 def _remembered(streaks: Mapping[str, Streak], note: TokenNote, now_ms: int) -> dict[str, Streak]:
     """An answer ends every streak whose rest is over; so does time."""
     oldest_ms = now_ms if note.warm else now_ms - AGAIN_MS
-    return {window: streak for window, streak in streaks.items() if streak.until_ms > oldest_ms}
+    latest_ms = now_ms + MAX_COOLDOWN_MS
+    return {window: streak for window, streak in streaks.items() if oldest_ms < streak.until_ms <= latest_ms}
 
 
 def _hit(before: Streak | None, note: TokenNote, now_ms: int) -> Streak:
