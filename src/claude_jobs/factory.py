@@ -25,10 +25,10 @@ from claude_jobs.runner.paths import Home
 from claude_jobs.runner.sweep import sweep
 from claude_jobs.runner.warm import WarmPool, WarmRules
 from claude_jobs.services import machine
-from claude_jobs.services.attempts import AttemptRules, Desk
 from claude_jobs.services.bell import Bell
 from claude_jobs.services.cli_budget import CliBudget
 from claude_jobs.services.database import StoreThread
+from claude_jobs.services.desk import AttemptRules, Desk
 from claude_jobs.services.generation_batch import BatchBook
 from claude_jobs.services.jobs import JobManager
 from claude_jobs.services.liveness import Liveness
@@ -89,6 +89,7 @@ async def open_app(
     key = lineage_key(home.lineage_key_file)
     database = StoreThread()
     made: list[JobManager] = []
+    made_recursion: list[RecursionManager] = []
     generation = GenerationPart(settings, home, lambda: made[0])
     try:
         tokens = MultiTokenManager(
@@ -121,6 +122,7 @@ async def open_app(
             clock=now_ms,
             jitter=random.random,
             budget=CliBudget(generation.till, now_ms),
+            wake=lambda job_id: made_recursion[0].wake(job_id),
         )
         liveness = Liveness(home.workers_dir, owner)
         await asyncio.to_thread(sweep_all, home.lineage_dir, liveness.dead)
@@ -148,6 +150,7 @@ async def open_app(
             hold=worker.hold,
             go_on=worker.go_on,
         )
+        made_recursion.append(recursion)
         jobs = JobManager(
             desk=desk,
             rules=_request_rules(settings, home),

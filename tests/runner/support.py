@@ -29,6 +29,7 @@ class Told:
     doing: list[str] = field(default_factory=list[str])
     windows: dict[str, Window] = field(default_factory=dict[str, Window])
     answers: int = 0
+    works: int = 0
     limits: list[Outcome] = field(default_factory=list[Outcome])
     sessions: list[str] = field(default_factory=list[str])
     records_sessions: bool = True
@@ -46,6 +47,9 @@ class Told:
 
     def answered(self) -> None:
         self.answers += 1
+
+    def works_on(self) -> None:
+        self.works += 1
 
     async def session(self, session_id: str) -> bool:
         self.sessions.append(session_id)

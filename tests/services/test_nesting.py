@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from claude_jobs.domain.event import EventKind
 from claude_jobs.domain.job import Job, JobState
 from claude_jobs.errors import InvalidRequest, JobNotFound, NotPermitted, RecursionRefused
 from claude_jobs.factory import App
@@ -73,6 +74,47 @@ async def test_with_one_slot_three_levels_of_waiting_parents_finish(tmp_path: Pa
     assert [job.state for job in ends] == [JobState.SUCCEEDED] * 4
     assert [job.depth for job in ends] == [0, 1, 2, 3]
     assert len({job.root_id for job in ends}) == 1
+    assert not report.drift and not report.problems
+
+
+WORKS_ON = """
+case "$line" in *root*)
+    while [ ! -e "$TMPDIR/on" ]; do sleep 0.02; done
+    for n in 2 3; do echo '{"type":"assistant","message":{"id":"m'$n'","model":"m","content":[]}}'; done
+    while [ ! -e "$TMPDIR/go" ]; do sleep 0.02; done;;
+esac
+"""
+
+
+async def test_a_job_that_works_on_while_it_waits_in_the_background_has_its_places_and_clocks_again(
+    tmp_path: Path,
+) -> None:
+    env = environment(tmp_path, CLAUDE_JOBS_CLI=str(stand_in(tmp_path, body=WORKS_ON)))
+    async with running_app(env) as app:
+        outside = caller(tmp_path, env)
+        root = await running(app, (await submit(app, outside, "root", timeout_s=60)).id)
+        inside = replace(outside, inside_job=root.id)
+        child = await submit(app, inside, "later", not_before="365d")
+        waits = app.jobs.wait(child.id, 60, inside)
+        await anext(waits)
+        blocked = await app.jobs.get(root.id)
+        (tmp_path / "tmp" / "on").touch()
+        works = await running(app, root.id)
+        attempt = app.worker.attempt(root.id)
+        is_held = attempt is not None and attempt.is_held
+        await waits.aclose()
+        after = await app.jobs.get(root.id)
+        (tmp_path / "tmp" / "go").touch()
+        end = await ended(app, root.id)
+        kinds = [event.kind async for event in app.jobs.follow(0, root.id)]
+        await app.jobs.cancel([child.id], "enough")
+        report = await app.desk.database(app.desk.store.audit, app.desk.clock())
+
+    assert (blocked.state, blocked.permits) == (JobState.BLOCKED, ())
+    assert works.permits == after.permits != ()
+    assert not is_held
+    assert end.state is JobState.SUCCEEDED
+    assert (kinds.count(EventKind.BLOCKED), kinds.count(EventKind.UNBLOCKED)) == (1, 1)
     assert not report.drift and not report.problems
 
 

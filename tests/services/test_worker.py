@@ -12,7 +12,7 @@ from support_app import caller, ended, environment, running_app, stand_in, until
 
 from claude_jobs.domain.event import EventKind
 from claude_jobs.domain.job import Failure, JobState, Outcome, PublicState, Reason
-from claude_jobs.errors import JobNotFound, KeyConflict, QueueFull
+from claude_jobs.errors import InvalidRequest, JobNotFound, KeyConflict, QueueFull
 from claude_jobs.runner import proctree
 from claude_jobs.services.request import JobRequest
 from claude_jobs.stores.base import JobFilter
@@ -224,6 +224,24 @@ async def test_key_makes_a_repeated_submission_the_same_job(tmp_path: Path) -> N
 
     assert first.job.id == second.job.id
     assert (first.is_new, second.is_new) == (True, False)
+
+
+async def test_key_finds_its_job_though_its_directory_and_its_tokens_are_gone(tmp_path: Path) -> None:
+    env = environment(tmp_path, CLAUDE_JOBS_CLI=str(stand_in(tmp_path)))
+    (tmp_path / "work" / "gone").mkdir()
+    asked = JobRequest(prompt="once", key="k1", cwd="gone")
+
+    async with running_app(env) as app:
+        first = (await app.jobs.submit([asked], caller(tmp_path, env))).receipts[0]
+        await ended(app, first.job.id)
+        (tmp_path / "work" / "gone").rmdir()
+        second = (await app.jobs.submit([asked], caller(tmp_path, env, tokens=0))).receipts[0]
+        with pytest.raises(KeyConflict):
+            await app.jobs.submit([JobRequest(prompt="another", key="k1", cwd="gone")], caller(tmp_path, env))
+        with pytest.raises(InvalidRequest, match="gone"):
+            await app.jobs.submit([asked, JobRequest(prompt="new", cwd="gone")], caller(tmp_path, env))
+
+    assert (second.job.id, second.is_new) == (first.job.id, False)
 
 
 async def test_full_queue_refuses_the_whole_batch(tmp_path: Path) -> None:

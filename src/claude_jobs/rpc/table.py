@@ -15,8 +15,8 @@ from claude_jobs.rpc.methods import Emit, Method
 from claude_jobs.rpc.packing import unpacked
 from claude_jobs.rpc.params import Params, number, string, strings, whole
 from claude_jobs.services import views
-from claude_jobs.services.attempts import Desk
 from claude_jobs.services.caller import Caller
+from claude_jobs.services.desk import Desk
 from claude_jobs.services.jobs import JobManager, Situation
 from claude_jobs.services.models import CLI_MODELS
 from claude_jobs.services.request import JobRequest

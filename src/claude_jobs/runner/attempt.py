@@ -79,12 +79,14 @@ class Attempt:
         """See AttemptHandle."""
         if not self._is_held:
             self._is_held = True
+            self._talk.hold()
             self._watchdog.pause()
 
     def go_on(self) -> None:
         """See AttemptHandle."""
         if self._is_held:
             self._is_held = False
+            self._talk.go_on()
             self._watchdog.start()
 
     async def outcome(self) -> Outcome:

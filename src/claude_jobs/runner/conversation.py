@@ -34,6 +34,9 @@ TOOL_SILENCE_S = 75.0
 """A running tool shows life every 30 s only: no stall is called before."""
 LIFE_S = 20.0
 """What else is done for the job, such as a check, counts as a sign of life so often: claude is silent meanwhile."""
+TURNS_OF_A_WAIT = 1
+"""The answer that asked for the wait may be heard after it began; the next one comes when its tools have answered."""
+_UNHEARD = "claude ended while its token was exchanged."
 BACKGROUND_S = 60.0
 """What claude left running in the background may change the verdict for so long: then it is told of the complaint."""
 
@@ -68,6 +71,8 @@ class Conversation:
         self._new_session = ""
         self._is_limited = False
         self._was_limited = False
+        self._is_unheard = False
+        self._turns_since_hold: set[str] | None = None
         self._is_to_be_reviewed = False
         self._is_under_review = False
         self._is_closed = False
@@ -82,6 +87,14 @@ class Conversation:
         if self.stopped is Failure.NONE:
             self.stopped, self.why = failure, why
             self._news.set()
+
+    def hold(self) -> None:
+        """It waits for other jobs."""
+        self._turns_since_hold = set()
+
+    def go_on(self) -> None:
+        """It waits no longer."""
+        self._turns_since_hold = None
 
     def move(self, session_id: str) -> None:
         """It will be held in a new session, which has cost nothing yet."""
@@ -114,6 +127,8 @@ class Conversation:
                 if self._is_limited or self._is_to_be_reviewed:
                     await self._react()
                 elif exited.done():
+                    if self._is_unheard:
+                        self.end(Failure.INTERRUPTED, _UNHEARD)
                     break
                 else:
                     await self._hear_news(None)
@@ -175,11 +190,20 @@ class Conversation:
     async def _go_on_or_finish(self) -> None:
         """Another subscription token lets the same process go on, with everything it knows."""
         self._was_limited = True
+        exited = self._host.child.exited
+        if self._is_closed or exited.done():
+            self._finish()  # nobody is there to go on: the next attempt has another token
+            return
         self._watchdog.pause()
         credential = await self._hooks.on_limit(self.judge())
         self._watchdog.start()
-        if credential is None or not self._is_same_door(credential) or self._host.child.exited.done():
+        if credential is None:
             self._finish()
+            return
+        # From here the job is on the other token, and the limit is the first one's.
+        self._is_unheard = True
+        if not self._is_same_door(credential) or exited.done():
+            self.end(Failure.INTERRUPTED, _UNHEARD)
             return
         self.secrets = (*self.secrets, credential.secret)
         self.order = replace(self.order, credential=credential)
@@ -247,10 +271,10 @@ class Conversation:
         match event:
             case Init():
                 self._cancel_grace()
+                self._is_unheard = False
                 self._check_init(event)
-            case Assistant(is_synthetic=False) if not self._has_told_answer:
-                self._has_told_answer = True
-                self._hooks.answered()
+            case Assistant(is_synthetic=False):
+                self._hear_answer(event)
             case ToolResults():
                 self._host.family.look()
             case RateLimit(windows=windows) if windows:
@@ -259,6 +283,17 @@ class Conversation:
                 self._on_result(event)
             case _:
                 pass
+
+    def _hear_answer(self, event: Assistant) -> None:
+        self._is_unheard = False
+        if not self._has_told_answer:
+            self._has_told_answer = True
+            self._hooks.answered()
+        if self._turns_since_hold is not None and not event.is_nested:
+            self._turns_since_hold.add(event.message_id)
+            if len(self._turns_since_hold) > TURNS_OF_A_WAIT:
+                self._turns_since_hold = None
+                self._hooks.works_on()
 
     def _check_init(self, event: Init) -> None:
         self._host.meet(event)

@@ -78,6 +78,10 @@ class Hooks(Protocol):
         """The first model answer of this attempt arrived: the credential works."""
         ...
 
+    def works_on(self) -> None:
+        """It is held, but works: what waits for other jobs does so in the background."""
+        ...
+
     async def on_limit(self, outcome: Outcome) -> Credential | None:
         """The credential hit a usage limit. Another OAuth credential continues the same process (hot swap); None ends it."""
         ...

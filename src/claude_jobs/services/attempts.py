@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from math import inf
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
@@ -13,20 +12,13 @@ import structlog
 from claude_jobs.domain.event import NewEvent
 from claude_jobs.domain.job import Failure, Grant, Job, Outcome, ProcessRef, Progress
 from claude_jobs.domain.token import Credential, TokenKind, TokenNote, Window
-from claude_jobs.domain.usage import nusd
 from claude_jobs.errors import ClaudeJobsError, InvalidRequest, JobNotFound, StoreError
-from claude_jobs.policy import estimate, templates, timeouts
-from claude_jobs.policy.recursion import left_nusd
-from claude_jobs.policy.retry import Disposition, RetryRules, decide
+from claude_jobs.policy.retry import Disposition, decide
 from claude_jobs.policy.tokens import lesson
 from claude_jobs.runner import proctree
-from claude_jobs.runner.order import AttemptHandle, Order, Runner, StopReason
-from claude_jobs.services.bell import Bell
-from claude_jobs.services.cli_budget import CliBudget
-from claude_jobs.services.database import StoreThread
-from claude_jobs.services.results import ResultFiles
-from claude_jobs.services.tokens import MultiTokenManager
-from claude_jobs.stores.base import JobFilter, JobStore, Limits
+from claude_jobs.runner.order import AttemptHandle, StopReason
+from claude_jobs.services.desk import Desk
+from claude_jobs.services.orders import order_of
 
 T = TypeVar("T")
 
@@ -40,42 +32,6 @@ _NEW_TICKS = 100
 """A process younger than this was started for its attempt, and may have started others already."""
 STORE_RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Waits between tries to record a beginning or an end while the store refuses (disk full, locked); the last one repeats."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRules:
-    """What an attempt is run by; times in seconds."""
-
-    limits: Limits
-    retry: RetryRules
-    timeout_ceiling_s: float
-    stall_s: float
-    mark_prefix: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
-    """What every attempt of a worker shares.
-
-    Attributes:
-        lineage_secret: What proves a nested caller to be in (job, epoch).
-        bell: Rung for watchers, at every change.
-        work: Rung for the pump, when there may be something to admit.
-        budget: Quotas of organizations, held before an attempt and settled after it.
-    """
-
-    store: JobStore
-    database: StoreThread
-    tokens: MultiTokenManager
-    runner: Runner
-    results: ResultFiles
-    bell: Bell
-    work: Bell
-    rules: AttemptRules
-    lineage_secret: Callable[[str, int], str]
-    clock: Callable[[], int]
-    jitter: Callable[[], float]
-    budget: CliBudget
 
 
 class RunningAttempt:
@@ -93,6 +49,7 @@ class RunningAttempt:
         self._stop: StopReason | None = None
         self._is_given_up = False
         self.is_held = False
+        self._has_to_wake = False
         self._pending: list[NewEvent] = []
         self._progress: Progress | None = None
         self._unrecorded: ProcessRef | None = None
@@ -263,6 +220,11 @@ class RunningAttempt:
             self._notes.append(TokenNote(warm=True))
             self._dirty.set()
 
+    def works_on(self) -> None:
+        """Its wait does not keep it from working: it gets its places back with the next flush, and its clocks run."""
+        self._has_to_wake = True
+        self._dirty.set()
+
     async def on_limit(self, outcome: Outcome) -> Credential | None:
         """Hot swap: take another OAuth token for the same process, atomically with the cool-down of this one."""
         desk = self._desk
@@ -301,6 +263,9 @@ class RunningAttempt:
 
     async def _flush(self) -> None:
         desk, now_ms = self._desk, self._desk.clock()
+        if self._has_to_wake:
+            self._has_to_wake = False
+            await desk.wake(self.job.id)
         if self._unrecorded is not None:
             await desk.database(desk.store.begin, self.job.id, self.epoch, self._unrecorded, now_ms)
             self._unrecorded = None
@@ -315,62 +280,6 @@ class RunningAttempt:
             desk.work.ring()
         if events or progress is not None:
             desk.bell.ring()
-
-
-async def order_of(desk: Desk, job: Job, epoch: int, credential: Credential) -> Order:
-    """What the runner is told: the prompt with the results it asks for, the times it may take, the proof of its lineage.
-
-    Raises:
-        InvalidRequest: The prompt became too long with these results.
-        JobNotFound: One of these jobs was deleted.
-    """
-    rules = desk.rules
-    kind = estimate.kind(job.spec)
-    limits = timeouts.limits(
-        job.spec,
-        timeouts=job.timeouts,
-        ceiling_s=rules.timeout_ceiling_s,
-        run_times_ms=await desk.database(desk.store.run_times, kind),
-    )
-    left_s = inf if job.deadline_ms is None else max(0.0, (job.deadline_ms - desk.clock()) / 1000)
-    return Order(
-        job_id=job.id,
-        epoch=epoch,
-        spec=replace(job.spec, prompt=await _told(desk, job)),
-        session_id=job.session_id,
-        credential=credential,
-        timeout_s=min(limits[0], left_s),
-        ceiling_s=min(limits[1], left_s),
-        stall_s=rules.stall_s,
-        home_mark=f"{rules.mark_prefix}:{job.id}:{epoch}",
-        org=job.org,
-        spent_nusd=job.usage.cost_nusd + await _given_nusd(desk, job),
-        lineage_secret=desk.lineage_secret(job.id, epoch) if job.spec.nest else "",
-    )
-
-
-async def _given_nusd(desk: Desk, job: Job) -> int:
-    """What a job with a budget has given to its children: no longer its own to spend."""
-    if job.spec.max_cost_usd is None or not job.spec.nest:
-        return 0
-    page = await desk.database(desk.store.list, JobFilter(root_id=job.root_id, limit=desk.rules.limits.total or 1_000))
-    below = [one for one in page.jobs if one.depth > job.depth]
-    left = left_nusd(job, below)
-    return 0 if left is None else max(0, nusd(job.spec.max_cost_usd) - job.usage.cost_nusd - left)
-
-
-async def _told(desk: Desk, job: Job) -> str:
-    """The prompt with the results of other jobs in it."""
-    wanted = templates.references(job.spec.prompt)
-    if not wanted:
-        return job.spec.prompt
-    known = {needed.name: needed.job_id for needed in job.depends_on}
-    results: dict[str, templates.Finding] = {}
-    for name in wanted:
-        source = await desk.database(desk.store.get, known.get(name, name))
-        text = source.outcome.text if source.outcome else ""
-        results[name] = templates.Finding(job_id=source.id, state=source.state.value, text=text)
-    return templates.render(job.spec.prompt, results)
 
 
 _STOPPED = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from claude_jobs.errors import ClaudeNotFound
 from claude_jobs.runner import proctree
 from claude_jobs.runner.executable import claude_version, find_claude
-from claude_jobs.services.attempts import Desk
+from claude_jobs.services.desk import Desk
 from claude_jobs.services.worker import Worker
 
 

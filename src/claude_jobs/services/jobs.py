@@ -10,18 +10,19 @@ from dataclasses import dataclass, replace
 
 from claude_jobs.domain.event import Event
 from claude_jobs.domain.job import TERMINAL, Attempt, Job, JobState, PublicState
-from claude_jobs.errors import JobNotFound, NotPermitted, RecursionRefused
+from claude_jobs.errors import AdmissionError, JobNotFound, NotPermitted, RecursionRefused
 from claude_jobs.policy import estimate
 from claude_jobs.policy.recursion import RecursionLimits
 from claude_jobs.runner.order import StopReason
-from claude_jobs.services.attempts import Desk, RunningAttempt
+from claude_jobs.services.attempts import RunningAttempt
 from claude_jobs.services.batches import BatchReport, collected
 from claude_jobs.services.bell import rung
 from claude_jobs.services.caller import Caller
+from claude_jobs.services.desk import Desk
 from claude_jobs.services.recursion import RecursionManager
 from claude_jobs.services.request import JobRequest, RequestRules
 from claude_jobs.services.situation import Outlook, Situation, placed
-from claude_jobs.services.submission import MAX_BATCH, prepare
+from claude_jobs.services.submission import MAX_BATCH, prepare, repeated
 from claude_jobs.stores.base import CancelAck, Counts, JobFilter, Page, Receipt, SubmitRequest
 
 __all__ = ["MAX_BATCH", "Cancelled", "JobManager", "Situation", "Submitted"]
@@ -108,7 +109,14 @@ class JobManager:
                 nothing was stored.
         """
         desk = self._desk
-        prepared = await prepare(desk, self._rules, requests, caller)
+        try:
+            prepared = await prepare(desk, self._rules, requests, caller)
+        except AdmissionError:
+            before = await repeated(desk, requests, caller)
+            if not before:
+                raise
+            receipts = tuple(Receipt(job=job, is_new=False) for job in before)
+            return Submitted(receipts=receipts, payer="whoever paid before", batch_id=before[0].batch_id)
         receipts = await desk.database(
             desk.store.submit,
             SubmitRequest(

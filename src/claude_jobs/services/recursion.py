@@ -242,6 +242,13 @@ class RecursionManager:
                 del self._waiting[job_id]
                 await self._unblock(job_id, now.epoch)
 
+    async def wake(self, job_id: str) -> None:
+        """It works on while it waits in the background: it has its permits again, until it waits for something else."""
+        now = self._waiting.get(job_id)
+        if now is not None and now.epoch is not None:
+            epoch, now.epoch = now.epoch, None
+            await self._unblock(job_id, epoch)
+
     async def _block(self, job_id: str, epoch: int) -> None:
         """What was begun is completed by the store's thread in any case, so it is told in any case."""
         try:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from claude_jobs.domain.job import Job, Submission
-from claude_jobs.errors import InvalidRequest, JobNotFound, NotPermitted
+from claude_jobs.errors import InvalidRequest, JobNotFound, KeyConflict, NotPermitted
 from claude_jobs.policy.dependencies import find_cycle
-from claude_jobs.services.attempts import Desk
 from claude_jobs.services.caller import Caller
+from claude_jobs.services.desk import Desk
 from claude_jobs.services.request import JobRequest, RequestRules, Site, complete
 
 MAX_BATCH = 1_000
@@ -47,6 +47,26 @@ async def prepare(desk: Desk, rules: RequestRules, requests: Sequence[JobRequest
     if parent is not None:
         await _check_own_tree(desk, submissions, parent)
     return Prepared(submissions=submissions, payer=payer)
+
+
+async def repeated(desk: Desk, requests: Sequence[JobRequest], caller: Caller) -> tuple[Job, ...]:
+    """The jobs that these requests made before, by their keys; none unless that is so for each of them.
+
+    A lost reply can be had again though the world has changed since: a directory or a credential is gone.
+
+    Raises:
+        KeyConflict: A key belongs to a job that was asked for something else.
+    """
+    submitter = f"job:{caller.inside_job}" if caller.inside_job else caller.submitter
+    found: list[Job] = []
+    for request in requests:
+        job = await desk.database(desk.store.find_key, submitter, request.key) if request.key else None
+        if job is None:
+            return ()
+        if (job.spec.prompt, request.model or job.spec.model) != (request.prompt, job.spec.model):
+            raise KeyConflict(key=request.key, job_id=job.id)
+        found.append(job)
+    return tuple(found)
 
 
 async def _means(desk: Desk, caller: Caller, parent: Job | None) -> tuple[tuple[str, ...], str]:

@@ -19,9 +19,11 @@ from claude_jobs.policy.slots import Load, Room, room, slots
 from claude_jobs.policy.transitions import Trigger
 from claude_jobs.runner.order import Order, StopReason
 from claude_jobs.services import machine
-from claude_jobs.services.attempts import Desk, RunningAttempt, order_of
+from claude_jobs.services.attempts import RunningAttempt
 from claude_jobs.services.bell import rung
+from claude_jobs.services.desk import Desk
 from claude_jobs.services.liveness import Liveness
+from claude_jobs.services.orders import order_of
 from claude_jobs.stores.base import AdmitRequest
 
 log = structlog.get_logger()
