@@ -44,6 +44,14 @@ async def running(app: App, job_id: str) -> Job:
     return job
 
 
+async def last_of(app: App, job_id: str, who: Caller) -> Job:
+    """What somebody sees at last who waits for it."""
+    job = await app.jobs.get(job_id)
+    async for situation in app.jobs.wait(job_id, 60, who):
+        job = situation.job
+    return job
+
+
 async def test_with_one_slot_three_levels_of_waiting_parents_finish(tmp_path: Path) -> None:
     env = place(tmp_path, CLAUDE_JOBS_SLOTS="1", CLAUDE_JOBS_TOKEN_CONCURRENCY="1")
     async with running_app(env) as app:
@@ -95,14 +103,15 @@ async def test_a_job_that_works_on_while_it_waits_in_the_background_has_its_plac
         root = await running(app, (await submit(app, outside, "root", timeout_s=60)).id)
         inside = replace(outside, inside_job=root.id)
         child = await submit(app, inside, "later", not_before="365d")
-        waits = app.jobs.wait(child.id, 60, inside)
-        await anext(waits)
-        blocked = await app.jobs.get(root.id)
+        waiting = asyncio.create_task(last_of(app, child.id, inside))
+        while (blocked := await app.jobs.get(root.id)).state is not JobState.BLOCKED:
+            await asyncio.sleep(0.02)
         (tmp_path / "tmp" / "on").touch()
         works = await running(app, root.id)
         attempt = app.worker.attempt(root.id)
         is_held = attempt is not None and attempt.is_held
-        await waits.aclose()
+        waiting.cancel()
+        await asyncio.wait([waiting])
         after = await app.jobs.get(root.id)
         (tmp_path / "tmp" / "go").touch()
         end = await ended(app, root.id)
