@@ -138,6 +138,32 @@ def test_resume_runs_only_what_is_missing(stage: Stage, tmp_path: Path) -> None:
     assert nothing["jobs"] == []
 
 
+def test_resume_asks_anew_what_went_by_a_failure(stage: Stage, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    jobs: list[dict[str, Any]] = [
+        {"id": "bugs", "prompt": directive("Bugs.", reply="two bugs"), "accept": f"test -e {flag}", "max_attempts": 1},
+        {"id": "report", "prompt": directive("Sum up {{bugs.result}}", reply="Asked: {prompt}"), "on": "end"},
+        {"id": "mail", "prompt": directive("Send {{report.result}}", reply="sent")},
+        {"id": "fix", "prompt": directive("Fix {{bugs.result}} as in {{mail.result}}", reply="fixed")},
+    ]
+    plan = write(tmp_path / "plan.json", jobs)
+    first = command(stage, "batch", plan, "--wait", "--json").json()["jobs"]
+    flag.touch()
+    ran = command(stage, "batch", plan, "--resume", "--wait", "--json")
+    second = ran.json()["jobs"]
+    nothing = command(stage, "batch", plan, "--resume", "--json").json()
+    old = command(stage, "status", first[3]["job_id"], "--json").json()["jobs"][0]
+
+    assert [job["state"] for job in first] == ["failed", "succeeded", "succeeded", "failed"]
+    assert ran.code == 0, ran.err
+    assert "report: handed in; it has succeeded, but waits for bugs, which is run again" in ran.err
+    assert "two bugs" in second[1]["text"] and "two bugs" not in first[1]["text"]
+    assert [job["state"] for job in second] == ["succeeded"] * 4
+    assert [one["job_id"] == two["job_id"] for one, two in zip(first, second, strict=True)] == [True, *[False] * 3]
+    assert [step["action"] for step in nothing["steps"]] == ["kept"] * 4
+    assert (old["state"], old["attempts"]) == ("cancelled", 0)
+
+
 def test_results_of_a_batch_can_be_read_at_any_time_and_what_failed_run_again(stage: Stage, tmp_path: Path) -> None:
     jobs = [{"label": "quick", "prompt": directive("Quick.", reply="here")}, directive("Holds.", hold=True)]
     made = command(stage, "batch", write(tmp_path / "p.json", jobs), "--json").json()

@@ -66,6 +66,82 @@ def test_a_change_reaches_everything_behind_it_and_nothing_else(tmp_path: Path) 
     assert "changed" in decision.steps[0].why
 
 
+REVIEW = """\
+jobs:
+  - {id: bugs, prompt: look}
+  - {id: style, prompt: taste}
+  - {id: report, prompt: 'sum up {{bugs.result}} {{style.result}}', on: end}
+  - {id: mail, prompt: 'send {{report.result}}'}
+"""
+
+
+def resumed(tmp_path: Path, known: list[dict[str, Any]], decision: Decision, **states: str) -> list[dict[str, Any]]:
+    """The jobs after a decision was carried out; all succeeded but for `states`."""
+    new = [{"job_id": f"j-{s.item.name}-2", "name": s.item.name, "key": s.key} for s in decision.those("handed in")]
+    jobs = [*new, *({**job, "name": job["job_id"].removeprefix("j-")} for job in known)]
+    return [{**job, "state": states.get(job["name"], "succeeded")} for job in jobs]
+
+
+def waiting(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is queued waits for other jobs."""
+    return [{**job, "reason": "dependency"} if job["state"] == "queued" else job for job in known]
+
+
+def test_what_went_by_an_answer_that_is_sought_again_is_handed_in_anew_with_all_behind_it(tmp_path: Path) -> None:
+    known = ran(tmp_path, REVIEW, bugs="failed")
+    decision = decided(tmp_path, REVIEW, known)
+    report, mail = decision.those("handed in")
+
+    assert actions(decision) == {"bugs": "run again", "style": "kept", "report": "handed in", "mail": "handed in"}
+    assert report.why == "it has succeeded, but waits for bugs, which is run again"
+    assert mail.why == "it has succeeded, but waits for report, which is handed in"
+    assert not {report.key, mail.key} & {job["key"] for job in known}
+    assert decision.outdated == ("j-mail", "j-report")
+    assert request_of(report, decision.steps, [])["prompt"] == "sum up {{j-bugs.result}} {{j-style.result}}"
+    assert request_of(mail, decision.steps, [])["prompt"] == "send {{report.result}}"
+
+
+def test_the_newest_version_of_a_job_stands_for_it(tmp_path: Path) -> None:
+    known = ran(tmp_path, REVIEW, bugs="failed")
+    done = resumed(tmp_path, known, decided(tmp_path, REVIEW, known))
+    nothing = decided(tmp_path, REVIEW, done)
+    once_more = decided(
+        tmp_path, REVIEW, [{**job, "state": "failed"} if job["name"] == "bugs" else job for job in done]
+    )
+
+    assert set(actions(nothing).values()) == {"kept"}
+    assert [step.job_id for step in nothing.steps] == ["j-bugs", "j-style", "j-report-2", "j-mail-2"]
+    assert len({step.key for step in once_more.those("handed in")} | {job["key"] for job in done}) == len(done) + 2
+
+
+def test_what_runs_by_an_answer_that_is_sought_again_is_replaced_and_what_has_not_heard_it_is_left(
+    tmp_path: Path,
+) -> None:
+    replaced = decided(tmp_path, REVIEW, waiting(ran(tmp_path, REVIEW, bugs="failed", report="running", mail="queued")))
+    left = decided(tmp_path, REVIEW, waiting(ran(tmp_path, REVIEW, bugs="failed", report="queued", mail="queued")))
+
+    assert actions(replaced) == {"bugs": "run again", "style": "kept", "report": "handed in", "mail": "handed in"}
+    assert replaced.replaced == ("j-mail", "j-report")
+    assert actions(left) == {"bugs": "run again", "style": "kept", "report": "left running", "mail": "left running"}
+
+
+def test_what_was_cancelled_itself_runs_again_under_its_id(tmp_path: Path) -> None:
+    decision = decided(tmp_path, REVIEW, ran(tmp_path, REVIEW, bugs="failed", report="cancelled", mail="failed"))
+
+    assert actions(decision) == {"bugs": "run again", "style": "kept", "report": "run again", "mail": "run again"}
+
+
+def test_a_job_that_was_run_again_by_hand_counts_too(tmp_path: Path) -> None:
+    times = {"j-bugs": {"finished_ms": 30, "reopened_ms": 20}, "j-report": {"finished_ms": 10, "reopened_ms": None}}
+    known = [{**job, **times.get(job["job_id"], {})} for job in ran(tmp_path, REVIEW)]
+    decision = decided(tmp_path, REVIEW, known)
+    earlier = decided(tmp_path, REVIEW, [{**job, "reopened_ms": 5} for job in known])
+
+    assert actions(decision) == {"bugs": "kept", "style": "kept", "report": "handed in", "mail": "handed in"}
+    assert decision.steps[2].why == "it has succeeded, but waits for bugs, which was run again since"
+    assert set(actions(earlier).values()) == {"kept"}
+
+
 def test_what_still_runs_of_an_older_version_is_replaced(tmp_path: Path) -> None:
     decision = decided(tmp_path, TEXT.replace("alone", "on its own"), ran(tmp_path, d="queued"))
 

@@ -49,10 +49,11 @@ def decided(plan: Plan, worker: Connection | None) -> Decision:
 
 def carried_out(plan: Plan, decision: Decision, worker: Connection) -> Run:
     """Does it: first what is replaced ends, then what failed runs again, then the rest is handed in, all or none."""
-    if decision.replaced:
-        worker.call("cancel", {"job_ids": list(decision.replaced), "why": "replaced by a newer version of its plan"})
+    _replace(decision.replaced, worker)
     if failed := [step.job_id for step in decision.those("run again")]:
-        worker.call("retry", {"job_ids": failed}, again=False)
+        reopened = worker.call("retry", {"job_ids": failed}, again=False)["jobs"]
+        # What never ran because of a job that runs again comes back with it, wanted or not.
+        _replace([job["job_id"] for job in reopened if job["job_id"] in decision.outdated], worker)
     new = decision.those("handed in")
     answer: dict[str, Any] = worker.call("submit", _submission(plan, decision, new)) if new else {}
     ids = dict(zip((step.item.at for step in new), (job["job_id"] for job in answer.get("jobs", ())), strict=True))
@@ -61,6 +62,11 @@ def carried_out(plan: Plan, decision: Decision, worker: Connection) -> Run:
         batch_id=answer.get("batch_id", ""),
         answer=answer,
     )
+
+
+def _replace(job_ids: Sequence[str], worker: Connection) -> None:
+    if job_ids:
+        worker.call("cancel", {"job_ids": list(job_ids), "why": "replaced by a newer version of its plan"})
 
 
 def _submission(plan: Plan, decision: Decision, new: Sequence[Step]) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """Which jobs of a plan an earlier run has done already: what is kept, run again or handed in. Pure decisions; the batch command acts.
 
 A run is known by the keys of its jobs: plan, run, content, name. The content of a job is its fields and that of
-the jobs it waits for, so a change reaches everything behind it.
+the jobs it waits for, so a change reaches everything behind it. So does an answer that is about to be another one:
+what went by the old answer is handed in once more, as the next version (`+1`) of the same content.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ class Decision:
     Attributes:
         steps: In the order of the plan.
         replaced: Jobs of the earlier run that go on and that a job handed in now takes the place of.
+        outdated: Jobs of the earlier run that have ended and that a job handed in now takes the place of.
         dropped: Jobs of the earlier run that go on and are no longer in the plan.
     """
 
     steps: tuple[Step, ...]
     replaced: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
     def those(self, action: Action) -> list[Step]:
@@ -101,45 +104,82 @@ def again(plan: Plan, known: Sequence[Job], run: str, cwd: str) -> Decision:
     run = _parts(earlier[0])[1]
     latest = _Run(run, [job for job in earlier if _parts(job)[1] == run])
     stamps = _stamps(plan, cwd)
-    steps = [latest.step(plan, item, name, stamp) for item, (name, stamp) in zip(plan.items, stamps, strict=True)]
-    return latest.decision(steps, {name for name, _ in stamps})
+    steps: dict[int, Step] = {}
+    by_id: dict[str, Step] = {}
+    for item in (item for wave in plan.waves() for item in wave):
+        before = [by_id[name] for name in item.waits_for if name in by_id]
+        steps[item.at] = by_id[item.id] = latest.step(plan, item, *stamps[item.at], before)
+    return latest.decision([steps[item.at] for item in plan.items], {name for name, _ in stamps})
 
 
 class _Run:
-    """The jobs of one run."""
+    """The jobs of one run, newest first."""
 
     def __init__(self, run: str, jobs: Sequence[Job]) -> None:
         self._run = run
         self._jobs = jobs
-        self._by_content: dict[tuple[str, str], Job] = {}
+        self._by_id = {job["job_id"]: job for job in jobs}
+        self._latest: dict[tuple[str, str], Job] = {}
         for job in jobs:
-            _, _, stamp, name = _parts(job)
-            self._by_content[name, stamp] = job
-        self._names = {name for name, _ in self._by_content}
+            _, _, content, name = _parts(job)
+            self._latest.setdefault((name, _version(content)[0]), job)
+        self._names = {name for name, _ in self._latest}
 
-    def step(self, plan: Plan, item: Item, name: str, stamp: str) -> Step:
-        """What becomes of one item."""
-        found = self._by_content.get((name, stamp))
+    def step(self, plan: Plan, item: Item, name: str, stamp: str, before: Sequence[Step]) -> Step:
+        """What becomes of one item.
+
+        Args:
+            before: What becomes of those it waits for.
+        """
+        found = self._latest.get((name, stamp))
         if found is None:
             why = "it has changed, or what it waits for" if name in self._names else "it is new"
             return Step(item=item, action="handed in", why=why, key=_key(plan, self._run, stamp, name))
-        state = found["state"]
-        if state == "succeeded":
-            return Step(item=item, action="kept", why="it has succeeded", job_id=found["job_id"])
-        if state in _UNFINISHED:
-            return Step(item=item, action="left running", why=f"it is {state}", job_id=found["job_id"])
-        why = "it was cancelled" if state == "cancelled" else f"it {state}"
-        return Step(item=item, action="run again", why=why, job_id=found["job_id"])
+        action, why = _as_it_stands(found["state"])
+        if stale := self._stale(found, action, before):
+            content = f"{stamp}+{_version(_parts(found)[2])[1] + 1}"
+            key = _key(plan, self._run, content, name)
+            return Step(item=item, action="handed in", why=f"{why}, but waits for {stale}", key=key)
+        return Step(item=item, action=action, why=why, job_id=found["job_id"])
+
+    def _stale(self, job: Job, action: Action, before: Sequence[Step]) -> str:
+        """Which of those it waits for has, or will have, another answer than the one this job goes by, in words."""
+        for step in before:
+            if step.action == "handed in":
+                return f"{step.item.name}, which is handed in"
+            if action == "run again" or job.get("reason") == "dependency":
+                continue  # it has yet to hear an answer of that job
+            if step.action == "run again":
+                return f"{step.item.name}, which is run again"
+            if self._was_reopened_since(job, step.job_id):
+                return f"{step.item.name}, which was run again since"
+        return ""
+
+    def _was_reopened_since(self, job: Job, needed_id: str) -> bool:
+        """By hand, or by a resume that came no further."""
+        reopened_ms, finished_ms = self._by_id[needed_id].get("reopened_ms"), job.get("finished_ms")
+        return reopened_ms is not None and finished_ms is not None and reopened_ms > finished_ms
 
     def decision(self, steps: Sequence[Step], names: set[str]) -> Decision:
         """With what becomes of the jobs that no step stands for."""
         used = {step.job_id for step in steps}
-        loose = [job for job in self._jobs if job["state"] in _UNFINISHED and job["job_id"] not in used]
+        loose = [job for job in self._jobs if job["job_id"] not in used]
+        taken = [job for job in loose if _parts(job)[3] in names]
         return Decision(
             steps=tuple(steps),
-            replaced=tuple(job["job_id"] for job in loose if _parts(job)[3] in names),
-            dropped=tuple(job["job_id"] for job in loose if _parts(job)[3] not in names),
+            replaced=tuple(job["job_id"] for job in taken if job["state"] in _UNFINISHED),
+            outdated=tuple(job["job_id"] for job in taken if job["state"] not in _UNFINISHED),
+            dropped=tuple(job["job_id"] for job in loose if job not in taken and job["state"] in _UNFINISHED),
         )
+
+
+def _as_it_stands(state: str) -> tuple[Action, str]:
+    """What becomes of a job that was asked for already, and why."""
+    if state == "succeeded":
+        return "kept", "it has succeeded"
+    if state in _UNFINISHED:
+        return "left running", f"it is {state}"
+    return "run again", "it was cancelled" if state == "cancelled" else f"it {state}"
 
 
 def request_of(step: Step, steps: Sequence[Step], labels: Sequence[str]) -> dict[str, object]:
@@ -183,6 +223,12 @@ def _parts(job: Job) -> list[str]:
     """[plan, run, content, name] of a key of ours, [] of another."""
     parts = str(job.get("key", "")).split(":", 4)
     return parts[1:] if len(parts) == 5 and parts[0] == "plan" else []
+
+
+def _version(content: str) -> tuple[str, int]:
+    """A content without its version, and that: how often it was handed in once more."""
+    stamp, _, version = content.partition("+")
+    return stamp, int(version or 0)
 
 
 def _hash(text: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from claude_jobs.domain.job import PublicState
+from claude_jobs.domain.job import Job, PublicState
 from claude_jobs.domain.token import TokenNote
 from claude_jobs.errors import InvalidRequest, NotPermitted
 from claude_jobs.rpc.hello import Hello
@@ -129,7 +129,7 @@ class _Methods:
         counts = await self._jobs.counts()
         jobs = [asdict(views.job_view(situation, self._desk.clock())) for situation in situations]
         if params.get("keys"):
-            jobs = [{**job, "key": one.job.key} for job, one in zip(jobs, situations, strict=True)]
+            jobs = [{**job, **_handle(one.job)} for job, one in zip(jobs, situations, strict=True)]
         return {
             "jobs": jobs,
             "cursor": page.cursor,
@@ -233,6 +233,12 @@ class _Methods:
         _check_outside(hello)
         self._control.lend(() if hello.inside_job else hello.keys)
         return await self._control.http(whole(params, "port"))
+
+
+def _handle(job: Job) -> dict[str, object]:
+    """What programs know a job by, and whether its answer is still the one that others went by."""
+    reopened_ms = job.queued_since_ms if job.reopened else None
+    return {"key": job.key, "finished_ms": job.finished_ms, "reopened_ms": reopened_ms}
 
 
 def _check_outside(hello: Hello) -> None:
