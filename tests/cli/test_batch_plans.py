@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,30 @@ def test_resume_asks_anew_what_went_by_a_failure(stage: Stage, tmp_path: Path) -
     assert [one["job_id"] == two["job_id"] for one, two in zip(first, second, strict=True)] == [True, *[False] * 3]
     assert [step["action"] for step in nothing["steps"]] == ["kept"] * 4
     assert (old["state"], old["attempts"]) == ("cancelled", 0)
+
+
+def test_a_resumed_plan_is_one_batch_under_its_latest_rules(stage: Stage, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    shaky: dict[str, Any] = {"accept": f"test -e {flag}", "max_attempts": 1}
+    jobs: list[dict[str, Any]] = [
+        {"id": name, "prompt": directive(f"{name}.", delay_s=0.5, reply="ok"), **shaky} for name in ("a", "b")
+    ]
+    plan = write(tmp_path / "plan.json", jobs)
+    first = command(stage, "batch", plan, "--wait", "--json").json()
+    flag.touch()
+    jobs += [{"id": name, "prompt": directive(f"{name}.", delay_s=0.5, reply="new")} for name in ("c", "d")]
+    write(tmp_path / "plan.json", jobs, max_parallel=1)
+    ran = command(stage, "batch", plan, "--resume", "--wait", "--json").json()
+    logs = [command(stage, "logs", job["job_id"], "--json").out for job in ran["jobs"]]
+    events = sorted((json.loads(line) for log in logs for line in log.splitlines()), key=lambda event: event["seq"])
+    kinds = [event["kind"] for event in events]
+    after = kinds[kinds.index("reopened") :]
+    running = list(accumulate({"admitted": 1, "finished": -1}.get(kind, 0) for kind in after))
+
+    assert {job["state"] for job in first["jobs"]} == {"failed"}
+    assert {job["state"] for job in ran["jobs"]} == {"succeeded"}
+    assert {ran["batch_id"], *(job["batch_id"] for job in ran["jobs"])} == {first["batch_id"]}
+    assert (max(running), running[-1], after.count("admitted")) == (1, 0, 4)
 
 
 def test_results_of_a_batch_can_be_read_at_any_time_and_what_failed_run_again(stage: Stage, tmp_path: Path) -> None:

@@ -31,7 +31,12 @@ def ran(tmp_path: Path, text: str = TEXT, *, run: str = "r1", **states: str) -> 
     """The jobs of a run as the worker lists them, newest first; all succeeded but for `states`."""
     steps = first(plan(tmp_path, text), run, "/work").steps
     return [
-        {"job_id": f"j-{step.item.name}", "state": states.get(step.item.id, "succeeded"), "key": step.key}
+        {
+            "job_id": f"j-{step.item.name}",
+            "state": states.get(step.item.id, "succeeded"),
+            "key": step.key,
+            "batch_id": f"b-{run}",
+        }
         for step in reversed(steps)
     ]
 
@@ -56,7 +61,7 @@ def test_what_has_succeeded_is_kept_what_failed_runs_again_what_runs_is_left(tmp
 
     assert actions(decision) == {"a": "kept", "b": "run again", "c": "run again", "d": "left running"}
     assert [step.job_id for step in decision.steps] == ["j-a", "j-b", "j-c", "j-d"]
-    assert (decision.replaced, decision.dropped) == ((), ())
+    assert (decision.replaced, decision.dropped, decision.batch_id) == ((), (), "b-r1")
 
 
 def test_a_change_reaches_everything_behind_it_and_nothing_else(tmp_path: Path) -> None:
@@ -77,7 +82,10 @@ jobs:
 
 def resumed(tmp_path: Path, known: list[dict[str, Any]], decision: Decision, **states: str) -> list[dict[str, Any]]:
     """The jobs after a decision was carried out; all succeeded but for `states`."""
-    new = [{"job_id": f"j-{s.item.name}-2", "name": s.item.name, "key": s.key} for s in decision.those("handed in")]
+    new = [
+        {"job_id": f"j-{step.item.name}-2", "name": step.item.name, "key": step.key, "batch_id": decision.batch_id}
+        for step in decision.those("handed in")
+    ]
     jobs = [*new, *({**job, "name": job["job_id"].removeprefix("j-")} for job in known)]
     return [{**job, "state": states.get(job["name"], "succeeded")} for job in jobs]
 

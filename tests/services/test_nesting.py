@@ -258,6 +258,30 @@ async def test_whoever_follows_a_job_or_a_batch_from_inside_a_job_gives_its_plac
     assert end.state is JobState.SUCCEEDED
 
 
+async def test_a_job_joins_and_rules_only_batches_of_what_it_spawned(tmp_path: Path) -> None:
+    env = place(tmp_path)
+    async with running_app(env) as app:
+        outside = caller(tmp_path, env, tokens=1)
+        one = [JobRequest.parse({"prompt": "hold"})]
+        root = await running(app, (await submit(app, outside, "hold root")).id)
+        inside = replace(outside, inside_job=root.id)
+        others = (await app.jobs.submit(one, outside, is_batch=True)).batch_id
+        own = (await app.jobs.submit([JobRequest.parse({"prompt": "hold own"})], inside, is_batch=True)).batch_id
+        joined = await app.jobs.submit([JobRequest.parse({"prompt": "hold too"})], inside, batch_id=own)
+        await app.jobs.set_batch(own, inside, max_parallel=1)
+        await app.jobs.set_batch(own, outside)
+        for attempt in (app.jobs.submit(one, inside, batch_id=others), app.jobs.set_batch(others, inside)):
+            with pytest.raises(NotPermitted):
+                await attempt
+        for attempt in (app.jobs.submit(one, outside, batch_id="b-none"), app.jobs.set_batch("", outside)):
+            with pytest.raises(InvalidRequest, match="no batch"):
+                await attempt
+        await app.jobs.cancel([job.id for job in (await app.jobs.list(JobFilter(limit=20)))[0].jobs], "over")
+
+    assert joined.batch_id == own
+    assert joined.receipts[0].job.parent_id == root.id
+
+
 async def test_a_batch_is_named_by_its_new_jobs(tmp_path: Path) -> None:
     env = place(tmp_path, CLAUDE_JOBS_SLOTS="0")
     async with running_app(env) as app:

@@ -160,6 +160,10 @@ class StoreMachine(RuleBasedStateMachine):
 
         self.accept(request)
 
+    @rule(batch_id=st.sampled_from(("", "B1", "B2")), cap=st.none() | st.integers(0, 3), fail_fast=st.booleans())
+    def set_batch(self, batch_id: str, cap: int | None, fail_fast: bool) -> None:
+        self.both(lambda store, _: store.set_batch(batch_id, max_parallel=cap, fail_fast=fail_fast))
+
     @rule(
         owner=OWNERS,
         free=st.integers(0, 4),

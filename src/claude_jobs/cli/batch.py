@@ -95,12 +95,11 @@ def _steps(run: Run, decision: Decision) -> list[dict[str, Any]]:
 
 
 def _finish(worker: Connection, run: Run, source: str, *, as_json: bool) -> int:
-    is_whole = len(run.answer.get("jobs", ())) == len(run.ids)
-    query: dict[str, object] = {"batch_id": run.batch_id} if is_whole else {"job_ids": list(run.ids)}
+    query: dict[str, object] = {"batch_id": run.batch_id} if run.is_whole else {"job_ids": list(run.ids)}
     try:
         report = follow_batch(worker, query)
     except KeyboardInterrupt:
-        back = f"result {run.batch_id} --wait" if is_whole else f"batch {source} --resume --wait"
+        back = f"result {run.batch_id} --wait" if run.is_whole else f"batch {source} --resume --wait"
         output.note(f"The jobs go on. Get back to them with: claude-jobs {back}")
         raise
     jobs = batches.by_ids(worker, run.ids)

@@ -23,13 +23,15 @@ class Run:
 
     Attributes:
         ids: Its jobs, in the order of the plan.
-        batch_id: Of what was handed in now, "" if nothing was.
-        answer: The worker's answer to that, {} likewise.
+        batch_id: All of it is in this one.
+        answer: The worker's answer to what was handed in now, {} if nothing was.
+        is_whole: Nothing else is in its batch.
     """
 
     ids: tuple[str, ...]
     batch_id: str
     answer: dict[str, Any]
+    is_whole: bool
 
 
 def decided(plan: Plan, worker: Connection | None) -> Decision:
@@ -48,8 +50,13 @@ def decided(plan: Plan, worker: Connection | None) -> Decision:
 
 
 def carried_out(plan: Plan, decision: Decision, worker: Connection) -> Run:
-    """Does it: first what is replaced ends, then what failed runs again, then the rest is handed in, all or none."""
+    """Does it: first what is replaced ends, then what failed runs again, then the rest is handed in, all or none.
+
+    It is one batch, so that `max_parallel` and `fail_fast` hold over all of it; as the plan says them now, from the start.
+    """
     _replace(decision.replaced, worker)
+    if decision.batch_id:
+        worker.call("set_batch", {"batch_id": decision.batch_id, **_rules(plan)})
     if failed := [step.job_id for step in decision.those("run again")]:
         reopened = worker.call("retry", {"job_ids": failed}, again=False)["jobs"]
         # What never ran because of a job that runs again comes back with it, wanted or not.
@@ -59,8 +66,9 @@ def carried_out(plan: Plan, decision: Decision, worker: Connection) -> Run:
     ids = dict(zip((step.item.at for step in new), (job["job_id"] for job in answer.get("jobs", ())), strict=True))
     return Run(
         ids=tuple(step.job_id or ids[step.item.at] for step in decision.steps),
-        batch_id=answer.get("batch_id", ""),
+        batch_id=answer.get("batch_id", decision.batch_id),
         answer=answer,
+        is_whole=not decision.batch_id and len(new) == len(decision.steps),
     )
 
 
@@ -74,9 +82,13 @@ def _submission(plan: Plan, decision: Decision, new: Sequence[Step]) -> dict[str
     return {
         "items": [request_of(step, decision.steps, labels) for step in new],
         "batch": True,
-        "max_parallel": plan.max_parallel,
-        "fail_fast": plan.fail_fast,
+        "batch_id": decision.batch_id,
+        **_rules(plan),
     }
+
+
+def _rules(plan: Plan) -> dict[str, object]:
+    return {"max_parallel": plan.max_parallel, "fail_fast": plan.fail_fast}
 
 
 def tell(decision: Decision) -> None:

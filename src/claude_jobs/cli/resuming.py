@@ -55,9 +55,11 @@ class Decision:
         replaced: Jobs of the earlier run that go on and that a job handed in now takes the place of.
         outdated: Jobs of the earlier run that have ended and that a job handed in now takes the place of.
         dropped: Jobs of the earlier run that go on and are no longer in the plan.
+        batch_id: The earlier run's batch, which what is handed in now joins; "" if there is none.
     """
 
     steps: tuple[Step, ...]
+    batch_id: str = ""
     replaced: tuple[str, ...] = ()
     outdated: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
@@ -167,6 +169,7 @@ class _Run:
         taken = [job for job in loose if _parts(job)[3] in names]
         return Decision(
             steps=tuple(steps),
+            batch_id=self._jobs[0]["batch_id"],
             replaced=tuple(job["job_id"] for job in taken if job["state"] in _UNFINISHED),
             outdated=tuple(job["job_id"] for job in taken if job["state"] not in _UNFINISHED),
             dropped=tuple(job["job_id"] for job in loose if job not in taken and job["state"] in _UNFINISHED),

@@ -62,6 +62,7 @@ def build_methods(*, jobs: JobManager, desk: Desk, control: Control, submitter: 
     table = _Methods(jobs, desk, control, submitter)
     return {
         "submit": table.submit,
+        "set_batch": table.set_batch,
         "jobs": table.list,
         "result": table.result,
         "report": table.report,
@@ -105,12 +106,19 @@ class _Methods:
             is_batch=bool(params.get("batch")),
             max_parallel=cap,
             fail_fast=bool(params.get("fail_fast")),
+            batch_id=string(params, "batch_id"),
         )
         jobs: list[dict[str, object]] = []
         for receipt in submitted.receipts:
             view = views.job_view(Situation(job=receipt.job), self._desk.clock())
             jobs.append({**asdict(view), "is_new": receipt.is_new, "key": receipt.job.key})
         return {"jobs": jobs, "payer": submitted.payer, "batch_id": submitted.batch_id}
+
+    async def set_batch(self, params: Params, hello: Hello, emit: Emit) -> object:
+        batch_id, cap = string(params, "batch_id"), whole(params, "max_parallel")
+        fail_fast = bool(params.get("fail_fast"))
+        await self._jobs.set_batch(batch_id, self._caller(hello), max_parallel=cap, fail_fast=fail_fast)
+        return {"ok": True}
 
     async def list(self, params: Params, hello: Hello, emit: Emit) -> object:
         caller = self._caller(hello)

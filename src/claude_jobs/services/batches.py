@@ -75,12 +75,15 @@ async def collected(pages: Pages, attempts: Attempts, query: JobFilter, now_ms: 
             break
         query = replace(query, cursor=page.cursor)
     if not jobs:
-        message = (
-            f"There is no batch {query.batch_id!r}; it may have been cleaned up. `status` shows the jobs there are."
-        )
-        raise InvalidRequest(message, field="batch_id")
+        raise no_batch(query.batch_id)
     tried = {job.id: tuple(await attempts(job.id)) for job in jobs if job.epoch > 1}
     return summary(jobs, tried, now_ms)
+
+
+def no_batch(batch_id: str) -> InvalidRequest:
+    """What to say where a batch has no jobs."""
+    message = f"There is no batch {batch_id!r}; it may have been cleaned up. `status` shows the jobs there are."
+    return InvalidRequest(message, field="batch_id")
 
 
 def summary(jobs: Sequence[Job], attempts: Mapping[str, Sequence[Attempt]], now_ms: int) -> BatchReport:

@@ -15,7 +15,7 @@ from claude_jobs.policy import estimate
 from claude_jobs.policy.recursion import RecursionLimits
 from claude_jobs.runner.order import StopReason
 from claude_jobs.services.attempts import RunningAttempt
-from claude_jobs.services.batches import BatchReport, collected
+from claude_jobs.services.batches import BatchReport, collected, no_batch
 from claude_jobs.services.bell import rung
 from claude_jobs.services.caller import Caller
 from claude_jobs.services.desk import Desk
@@ -101,14 +101,20 @@ class JobManager:
         is_batch: bool = False,
         max_parallel: int | None = None,
         fail_fast: bool = False,
+        batch_id: str = "",
     ) -> Submitted:
         """Accept all of `requests` durably, or none. From inside a job they become its children.
+
+        Args:
+            batch_id: A batch that they join, "" for one of their own (`is_batch`). Its rules are then the ones given here.
 
         Raises:
             AdmissionError: InvalidRequest, NotPermitted, NoTokenAvailable, QueueFull, KeyConflict or RecursionRefused;
                 nothing was stored.
         """
         desk = self._desk
+        if batch_id:
+            await self._check_batch(batch_id, caller)
         try:
             prepared = await prepare(desk, self._rules, requests, caller)
         except AdmissionError:
@@ -122,7 +128,7 @@ class JobManager:
             SubmitRequest(
                 submissions=prepared.submissions,
                 now_ms=desk.clock(),
-                batch_id=f"b-{secrets.token_hex(4)}" if is_batch else "",
+                batch_id=batch_id or (f"b-{secrets.token_hex(4)}" if is_batch else ""),
                 max_parallel=max_parallel,
                 fail_fast=fail_fast,
                 queue_size=self._queue_size,
@@ -133,6 +139,26 @@ class JobManager:
         desk.bell.ring()
         made = [receipt.job for receipt in receipts if receipt.is_new] or [receipts[0].job]
         return Submitted(receipts=receipts, payer=prepared.payer, batch_id=made[0].batch_id)
+
+    async def set_batch(
+        self, batch_id: str, caller: Caller, *, max_parallel: int | None = None, fail_fast: bool = False
+    ) -> None:
+        """Other rules for a batch, from now on.
+
+        Raises:
+            InvalidRequest: There is none.
+            NotPermitted: A job asks for one that it did not spawn.
+        """
+        desk = self._desk
+        await self._check_batch(batch_id, caller)
+        await desk.database(lambda: desk.store.set_batch(batch_id, max_parallel=max_parallel, fail_fast=fail_fast))
+        desk.work.ring()
+
+    async def _check_batch(self, batch_id: str, caller: Caller) -> None:
+        page = await self._desk.database(self._desk.store.list, JobFilter(batch_id=batch_id, limit=1))
+        if not batch_id or not page.jobs:
+            raise no_batch(batch_id)
+        await self._check_descends([page.jobs[0].id], caller)
 
     async def retry(
         self, job_ids: Sequence[str], *, tree: bool = False, caller: Caller | None = None

@@ -50,7 +50,8 @@ class SubmitRequest:
     """A batch: all are accepted or none.
 
     Attributes:
-        batch_id: "" for a single job; it groups jobs for `status` and for `max_parallel`.
+        batch_id: "" for a single job; it groups jobs for `status` and for `max_parallel`. The jobs may join a batch that
+            is there; the rules of the latest request hold for all of it.
         max_parallel: At most this many of the batch admitted or running at once; None is no cap.
         queue_size: Refuse (QueueFull) if the queued jobs would exceed it.
         fail_fast: When one of the batch fails or expires, the rest of the batch is cancelled.
@@ -203,6 +204,10 @@ class JobStore(Protocol):
         dependency; RecursionRefused; InvalidRequest if the parent's tree was cancelled or ended, if a dependency can
         never be met, or if the session it would go on with belongs to an unfinished job.
         """
+        ...
+
+    def set_batch(self, batch_id: str, *, max_parallel: int | None, fail_fast: bool) -> None:
+        """Other rules for a batch, from now on. One without jobs is ignored."""
         ...
 
     def admit(self, request: AdmitRequest) -> Admission:

@@ -182,6 +182,38 @@ def test_a_full_batch_does_not_hold_up_the_jobs_behind_it(desk: Desk) -> None:
     assert other.id == ids(desk.admit())[1]
 
 
+def test_a_batch_that_is_joined_is_one_under_the_latest_cap(desk: Desk) -> None:
+    old = [receipt.job for receipt in desk.store.submit(batch(item("a"), item("b"), batch_id="B", max_parallel=1))]
+    first = ids(desk.admit())
+    new = [receipt.job for receipt in desk.store.submit(batch(item("c"), item("d"), batch_id="B", max_parallel=3))]
+
+    assert first == [old[0].id]
+    assert ids(desk.admit()) == [old[1].id, new[0].id]
+    assert ids(desk.admit()) == []
+
+
+def test_a_batch_can_be_given_other_rules(desk: Desk) -> None:
+    jobs = [receipt.job for receipt in desk.store.submit(batch(*(item() for _ in range(4)), batch_id="B"))]
+    desk.store.set_batch("B", max_parallel=1, fail_fast=True)
+    first = desk.admit()
+    second = ids(desk.admit())
+    desk.store.set_batch("B", max_parallel=2, fail_fast=True)
+    third = ids(desk.admit())
+    desk.store.begin(jobs[0].id, 1, None, NOW)
+    desk.close(first.grants[0], Failure.REFUSED)
+
+    assert (ids(first), second, third) == ([jobs[0].id], [], [jobs[1].id])
+    assert [desk.store.get(job.id).state for job in jobs[2:]] == [JobState.CANCELLED] * 2
+
+
+def test_rules_for_a_batch_without_jobs_are_ignored(desk: Desk) -> None:
+    desk.store.set_batch("B", max_parallel=0, fail_fast=True)
+    desk.store.set_batch("", max_parallel=0, fail_fast=True)
+    jobs = desk.submit(item(), item())
+
+    assert ids(desk.admit()) == [job.id for job in jobs]
+
+
 def test_overdue_jobs_in_the_queue_expire(desk: Desk) -> None:
     sleeping = desk.one(item(not_before_ms=NOW + 50, deadline_ms=NOW + 20))
     ready = desk.one(item(deadline_ms=NOW + 10))

@@ -32,7 +32,7 @@ from claude_jobs.stores.base import (
     SubmitRequest,
 )
 from claude_jobs.stores.memory import queue
-from claude_jobs.stores.memory.world import World
+from claude_jobs.stores.memory.world import Batch, World
 
 
 class MemoryStore:
@@ -44,6 +44,11 @@ class MemoryStore:
     def submit(self, request: SubmitRequest) -> tuple[Receipt, ...]:
         """See JobStore."""
         return queue.submit(self._world, request)
+
+    def set_batch(self, batch_id: str, *, max_parallel: int | None, fail_fast: bool) -> None:
+        """See JobStore."""
+        if batch_id and any(job.batch_id == batch_id for job in self._world.jobs.values()):
+            self._world.batches[batch_id] = Batch(max_parallel, fail_fast)
 
     def admit(self, request: AdmitRequest) -> Admission:
         """See JobStore."""

@@ -79,6 +79,12 @@ class SqliteStore:
         with self._write(durable=True) as rows:
             return submit(rows, request)
 
+    def set_batch(self, batch_id: str, *, max_parallel: int | None, fail_fast: bool) -> None:
+        """See JobStore."""
+        with self._write(durable=True) as rows:
+            if rows.number("SELECT 1 FROM jobs WHERE batch_id = ? AND batch_id <> '' LIMIT 1", batch_id):
+                rows.set_batch(batch_id, max_parallel, fail_fast=fail_fast)
+
     def admit(self, request: AdmitRequest) -> Admission:
         """See JobStore. Losing it with the power is harmless: the jobs are ready again."""
         with self._write(durable=False) as rows:
