@@ -158,7 +158,7 @@ async def open_app(
             queue_size=settings.queue_size,
             running=worker.attempt,
             clear_away=worker.clear_away,
-            parallel=lambda: worker.slots,
+            slots=lambda: worker.slots,
         )
         made.append(jobs)
         yield App(

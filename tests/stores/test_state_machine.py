@@ -313,8 +313,8 @@ class StoreMachine(RuleBasedStateMachine):
     def agree(self) -> None:
         def act(store: JobStore, ids: Sequence[str]) -> object:
             counts = store.counts()
-            jobs = [(_get(store, i), store.attempts(i), store.ahead(i)) for i in ids]
-            places = sorted((ids.index(i), place) for i, place in store.aheads(ids).items())
+            jobs = [(_get(store, i), store.attempts(i)) for i in ids]
+            places = sorted(((ids.index(i), place) for i, place in store.places(ids).items()), key=lambda pair: pair[0])
             times = [store.run_times(kind) for kind in KINDS]
             counted = sorted(counts.by_state.items()), counts.unread
             return jobs, places, times, counted, store.tokens(), store.read(0, limit=10_000)

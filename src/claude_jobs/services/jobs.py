@@ -65,7 +65,7 @@ class JobManager:
     Args:
         running: The attempt of a job if it runs in this process (Worker.attempt).
         clear_away: Ends what this process still runs for cancelled jobs beside their attempts (Worker.clear_away).
-        parallel: How many jobs run at once here, for forecasts (Worker.slots).
+        slots: How many jobs may run at once here, for forecasts (Worker.slots).
         queue_size: CLAUDE_QUEUE_SIZE.
     """
 
@@ -78,7 +78,7 @@ class JobManager:
         queue_size: int,
         running: Callable[[str], RunningAttempt | None],
         clear_away: Callable[[Collection[str]], Awaitable[None]],
-        parallel: Callable[[], int],
+        slots: Callable[[], int],
     ) -> None:
         self._desk = desk
         self._rules = rules
@@ -86,7 +86,7 @@ class JobManager:
         self._queue_size = queue_size
         self._running = running
         self._clear_away = clear_away
-        self._parallel = parallel
+        self._slots = slots
 
     @property
     def limits(self) -> RecursionLimits:
@@ -263,9 +263,9 @@ class JobManager:
             now_ms=desk.clock(),
             states=await desk.tokens.states(),
             held=desk.tokens.held(),
-            ahead=await desk.database(desk.store.aheads, [job.id for job in ready]),
+            places=await desk.database(desk.store.places, [job.id for job in ready]),
             run_times={kind: await desk.database(desk.store.run_times, kind) for kind in kinds},
-            parallel=max(1, self._parallel()),
+            slots=max(1, self._slots()),
             waits=self._recursion.waits(),
             limits=desk.rules.limits,
         )

@@ -9,7 +9,7 @@ from claude_jobs.domain.job import Job, JobState, Reason
 from claude_jobs.domain.token import TokenState
 from claude_jobs.policy import estimate
 from claude_jobs.policy import tokens as token_policy
-from claude_jobs.policy.eta import eta_s
+from claude_jobs.policy.eta import Place, forecast, parallel
 from claude_jobs.stores.base import Limits
 
 
@@ -40,18 +40,18 @@ class Outlook:
     """What several jobs' situations are judged by.
 
     Attributes:
-        ahead: Jobs before a ready one, by its id.
+        places: Where ready jobs stand in the queue, by their ids.
         run_times: Running times in ms of the latest jobs of a kind (policy.estimate.kind).
-        parallel: Jobs that run at once.
+        slots: Jobs that run at once if no limit is narrower.
         waits: What blocked jobs wait for, by their ids.
     """
 
     now_ms: int
     states: Mapping[str, TokenState] = field(default_factory=dict[str, TokenState])
     held: frozenset[str] = frozenset()
-    ahead: Mapping[str, int] = field(default_factory=dict[str, int])
+    places: Mapping[str, Place] = field(default_factory=dict[str, Place])
     run_times: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
-    parallel: int = 1
+    slots: int = 1
     waits: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     limits: Limits = Limits()  # noqa: RUF009 - frozen
 
@@ -72,8 +72,13 @@ def placed(job: Job, outlook: Outlook) -> Situation:
     reset_ms = token_policy.next_reset_ms(usable, job.spec.model, outlook.now_ms)
     if reset_ms is not None:
         return Situation(job=job, reason=Reason.RATE_LIMIT, wait_until_ms=reset_ms)
-    ahead = outlook.ahead.get(job.id, 0)
     times = outlook.run_times.get(estimate.kind(job.spec), ())
-    return Situation(
-        job=job, reason=Reason.CAPACITY, ahead=ahead, eta_s=eta_s(ahead, outlook.parallel, times) if times else None
-    )
+    coming = forecast(outlook.places.get(job.id, Place()), _parallel(job, usable, outlook), times)
+    return Situation(job=job, reason=Reason.CAPACITY, ahead=coming.ahead, eta_s=coming.eta_s)
+
+
+def _parallel(job: Job, usable: Sequence[TokenState], outlook: Outlook) -> int:
+    limits, now_ms = outlook.limits, outlook.now_ms
+    free = [token for token in usable if not token_policy.cooling_until(token, job.spec.model, now_ms)]
+    on_tokens = sum(token_policy.capacity(token, limits.per_token, now_ms) for token in free)
+    return parallel(slots=outlook.slots, at_depth=limits.at_depth, running=limits.running, on_tokens=on_tokens)

@@ -88,7 +88,8 @@ class Worker:
     @property
     def slots(self) -> int:
         """Jobs it may run at once, memory aside."""
-        return slots(machine.cores(), self._rules.slots)
+        bearable, max_live = slots(machine.cores(), self._rules.slots), self._rules.max_live
+        return bearable if max_live is None else min(bearable, max_live)
 
     def hold(self, job_id: str) -> None:
         """A job of ours waits for others: its place is free."""

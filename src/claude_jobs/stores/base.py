@@ -14,6 +14,7 @@ from typing import Protocol
 from claude_jobs.domain.event import Event, NewEvent
 from claude_jobs.domain.job import Attempt, Grant, Job, Outcome, ProcessRef, Progress, PublicState, Submission
 from claude_jobs.domain.token import TokenKind, TokenNote, TokenState
+from claude_jobs.policy.eta import Place
 from claude_jobs.policy.recursion import RecursionLimits
 from claude_jobs.policy.retry import Disposition
 
@@ -313,12 +314,11 @@ class JobStore(Protocol):
         """How many jobs are where."""
         ...
 
-    def ahead(self, job_id: str) -> int:
-        """How many ready jobs are before this one by rank; 0 if it is next or not ready. Capped at 10,000."""
-        ...
+    def places(self, job_ids: Sequence[str]) -> dict[str, Place]:
+        """Where jobs stand among the ready ones (policy.eta.places), in one look. What is not ready has nobody ahead.
 
-    def aheads(self, job_ids: Sequence[str]) -> dict[str, int]:
-        """`ahead` of many jobs in one look; unknown ids are left out."""
+        Unknown ids are left out. Behind the first 10,000 ready jobs, those count as the ones ahead.
+        """
         ...
 
     def peek(self, request: AdmitRequest, limit: int) -> tuple[Job, ...]:

@@ -8,6 +8,7 @@ from stores.builders import NOW, Desk, asking, batch, cooling, item
 from claude_jobs.domain.job import Failure, Outcome
 from claude_jobs.domain.token import TokenKind, TokenNote
 from claude_jobs.policy import estimate
+from claude_jobs.policy.eta import Place
 from claude_jobs.policy.retry import Disposition
 from claude_jobs.policy.transitions import Trigger
 from claude_jobs.stores.base import AdmitRequest
@@ -89,11 +90,33 @@ def test_places_of_many_jobs_in_one_look(desk: Desk) -> None:
     jobs = desk.submit(item("a"), item("b"), item("urgent", priority=2), item("later", not_before_ms=NOW + 9))
     desk.one(item("c"))
 
-    found = desk.store.aheads([*(job.id for job in jobs), "j-none"])
+    found = desk.store.places([*(job.id for job in jobs), "j-none"])
 
-    assert found == {jobs[0].id: 1, jobs[1].id: 2, jobs[2].id: 0, jobs[3].id: 0}
-    assert found == {job.id: desk.store.ahead(job.id) for job in jobs}
-    assert desk.store.aheads([]) == {}
+    assert found == {job.id: Place(ahead=ahead) for job, ahead in zip(jobs, (1, 2, 0, 0), strict=True)}
+    assert desk.store.places([]) == {}
+
+
+def test_what_waits_for_its_batch_is_ahead_of_nobody_but_its_batch(desk: Desk) -> None:
+    capped = [item("a"), item("b", model="sonnet"), item("c"), item("d")]
+    jobs = [receipt.job for receipt in desk.store.submit(batch(*capped, batch_id="B", max_parallel=2))]
+    free = [receipt.job for receipt in desk.store.submit(batch(item("e"), item("f"), batch_id="F"))]
+    idle = desk.store.places([jobs[3].id, free[1].id])
+    desk.run(asking(free=1))
+    half = desk.store.places([jobs[1].id, jobs[3].id, free[1].id])
+    desk.run(asking(free=1))
+    full = desk.store.places([jobs[3].id, free[0].id, free[1].id])
+
+    assert idle == {jobs[3].id: Place(ahead=2, in_batch=3, max_parallel=2), free[1].id: Place(ahead=3)}
+    assert half == {
+        jobs[1].id: Place(max_parallel=2),
+        jobs[3].id: Place(ahead=1, in_batch=2, max_parallel=2),
+        free[1].id: Place(ahead=2),
+    }
+    assert full == {
+        jobs[3].id: Place(in_batch=1, max_parallel=2),
+        free[0].id: Place(),
+        free[1].id: Place(ahead=1),
+    }
 
 
 def ran(desk: Desk, duration_ms: int, *, failure: Failure = Failure.NONE, model: str = "opus") -> None:

@@ -8,6 +8,7 @@ from stores.builders import NOW, Desk, asking, batch, failed, item
 from claude_jobs.domain.job import Failure, JobState, Outcome, PublicState
 from claude_jobs.domain.token import TokenKind, TokenNote, Window
 from claude_jobs.errors import JobNotFound
+from claude_jobs.policy.eta import Place
 from claude_jobs.stores.base import JobFilter
 
 
@@ -25,7 +26,6 @@ def test_an_unknown_job_is_not_found(desk: Desk) -> None:
 
     assert missing.value.job_id == "j-none"
     assert desk.store.attempts("j-none") == ()
-    assert desk.store.ahead("j-none") == 0
 
 
 def test_pages_are_newest_first_and_complete(desk: Desk) -> None:
@@ -132,7 +132,11 @@ def test_ahead_is_the_place_in_the_queue(desk: Desk) -> None:
     running = desk.grant(asking(free=1)).job
 
     assert running.id == urgent.id
-    assert [desk.store.ahead(job.id) for job in (first, second, urgent)] == [0, 1, 0]
+    assert desk.store.places([first.id, second.id, urgent.id]) == {
+        first.id: Place(),
+        second.id: Place(ahead=1),
+        urgent.id: Place(),
+    }
 
 
 def test_version_changes_with_every_write(desk: Desk) -> None:

@@ -12,7 +12,9 @@ from dataclasses import replace
 from claude_jobs.domain.event import DROPPABLE, Event, EventKind, NewEvent
 from claude_jobs.domain.job import OWNED, QUEUED, Attempt, Job, JobState, Outcome, ProcessRef, Progress
 from claude_jobs.domain.token import TokenKind, TokenNote, TokenState
+from claude_jobs.policy import eta
 from claude_jobs.policy import tokens as token_rules
+from claude_jobs.policy.eta import Place
 from claude_jobs.policy.retry import Disposition
 from claude_jobs.policy.transitions import public
 from claude_jobs.stores import graph, lifecycle
@@ -227,14 +229,17 @@ class MemoryStore:
         unread = sum(job.is_terminal and job.read_ms is None for job in self._world.jobs.values())
         return Counts(by_state=dict(Counter(public(job.state) for job in self._world.jobs.values())), unread=unread)
 
-    def ahead(self, job_id: str) -> int:
+    def places(self, job_ids: Sequence[str]) -> dict[str, Place]:
         """See JobStore."""
-        ready = sorted(self._world.with_state(JobState.READY), key=lambda job: job.rank)
-        return next((place for place, job in enumerate(ready) if job.id == job_id), 0)
-
-    def aheads(self, job_ids: Sequence[str]) -> dict[str, int]:
-        """See JobStore."""
-        return {job_id: self.ahead(job_id) for job_id in job_ids if job_id in self._world.jobs}
+        world = self._world
+        ready = sorted(world.with_state(JobState.READY), key=lambda job: job.rank)
+        caps = {
+            batch_id: eta.Cap(max_parallel=rules.max_parallel, room=rules.max_parallel - world.running(f"b:{batch_id}"))
+            for batch_id, rules in world.batches.items()
+            if rules.max_parallel is not None
+        }
+        found = dict(eta.places([(job.id, job.batch_id) for job in ready], caps, job_ids))
+        return {job_id: found.get(job_id, Place()) for job_id in job_ids if job_id in world.jobs}
 
     def run_times(self, kind: str, limit: int = 50) -> tuple[int, ...]:
         """See JobStore."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from claude_jobs.domain.event import Event, EventKind
 from claude_jobs.domain.job import Attempt, JobState, PublicState
 from claude_jobs.domain.token import TokenState
+from claude_jobs.policy import eta
+from claude_jobs.policy.eta import Place
 from claude_jobs.policy.transitions import public
 from claude_jobs.stores import codec, lifecycle
 from claude_jobs.stores.base import Beat, Counts, JobFilter, Page
@@ -17,6 +19,8 @@ from claude_jobs.stores.sqlite.rows import TAG, Param, Rows
 MOST_AHEAD = 10_000
 _HELD = """SELECT id, epoch, json_type(doc, '$.cancel_why') IS NOT NULL FROM jobs INDEXED BY jobs_owner
     WHERE owner = ? AND owner <> '' ORDER BY seq"""
+_FRONT = """SELECT id, batch_id FROM jobs INDEXED BY jobs_rank 
+    WHERE class_id IS NOT NULL AND (rank, seq) <= (?, ?) ORDER BY rank, seq LIMIT ?"""
 
 Clause = tuple[str, tuple[Param, ...]]
 
@@ -93,23 +97,22 @@ def counts(rows: Rows) -> Counts:
     return Counts(by_state=by_state, unread=rows.counter("unread"))
 
 
-def ahead(rows: Rows, job_id: str) -> int:
-    """See JobStore."""
-    place = rows.execute("SELECT rank, seq FROM jobs WHERE id = ? AND class_id IS NOT NULL", job_id)
-    if not place:
-        return 0
-    sql = "SELECT 1 FROM jobs WHERE class_id IS NOT NULL AND (rank, seq) < (?, ?) LIMIT ?"
-    return len(rows.execute(sql, *place[0], MOST_AHEAD))
-
-
-def aheads(rows: Rows, job_ids: Sequence[str]) -> dict[str, int]:
-    """See JobStore. One walk over the front of the queue, however many are asked for."""
-    known = "SELECT id, seq, class_id IS NOT NULL FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+def places(rows: Rows, job_ids: Sequence[str]) -> dict[str, Place]:
+    """See JobStore. One walk over the front of the queue, as far as the last one asked for, however many are."""
+    known = "SELECT id, rank, seq, class_id IS NOT NULL FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
     asked = rows.execute(known, codec.dumps(list(job_ids)))
-    queue = "SELECT seq FROM jobs INDEXED BY jobs_rank WHERE class_id IS NOT NULL ORDER BY rank, seq LIMIT ?"
-    front = rows.execute(queue, MOST_AHEAD) if any(is_ready for *_, is_ready in asked) else []
-    places = {seq: place for place, (seq,) in enumerate(front)}
-    return {job_id: places.get(seq, MOST_AHEAD) if is_ready else 0 for job_id, seq, is_ready in asked}
+    ready = {job_id: (rank, seq) for job_id, rank, seq, is_ready in asked if is_ready}
+    found = {job_id: Place(ahead=MOST_AHEAD) if job_id in ready else Place() for job_id, *_ in asked}
+    if ready:
+        front = rows.execute(_FRONT, *max(ready.values()), MOST_AHEAD)
+        caps = {batch_id: cap for batch_id in {of for _, of in front} if (cap := _cap(rows, batch_id))}
+        found.update(eta.places(front, caps, ready))
+    return found
+
+
+def _cap(rows: Rows, batch_id: str) -> eta.Cap | None:
+    room = rows.batch_room(batch_id)
+    return None if room is None else eta.Cap(max_parallel=room + rows.counter(f"b:{batch_id}"), room=room)
 
 
 def read(rows: Rows, after: int, job_id: str | None, limit: int) -> tuple[Event, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from claude_jobs.domain.event import Event, NewEvent
 from claude_jobs.domain.job import Attempt, Job, Outcome, ProcessRef, Progress
 from claude_jobs.domain.token import TokenKind, TokenNote, TokenState
+from claude_jobs.policy.eta import Place
 from claude_jobs.policy.retry import Disposition
 from claude_jobs.stores.base import (
     Admission,
@@ -172,15 +173,10 @@ class SqliteStore:
         with self._read() as rows:
             return reads.counts(rows)
 
-    def ahead(self, job_id: str) -> int:
+    def places(self, job_ids: Sequence[str]) -> dict[str, Place]:
         """See JobStore."""
         with self._read() as rows:
-            return reads.ahead(rows, job_id)
-
-    def aheads(self, job_ids: Sequence[str]) -> dict[str, int]:
-        """See JobStore."""
-        with self._read() as rows:
-            return reads.aheads(rows, job_ids)
+            return reads.places(rows, job_ids)
 
     def peek(self, request: AdmitRequest, limit: int) -> tuple[Job, ...]:
         """See JobStore."""
