@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -226,6 +227,15 @@ def test_only_waking_may_go_past_a_cap(limits: Limits) -> None:
     assert replayed([*SUBMITTED, *runs("a"), *runs("b")], limits) == [(len(SUBMITTED) + 2, Rule.LIMIT)]
 
 
+@pytest.mark.parametrize("limits", ONE)
+def test_a_cap_is_exceeded_by_no_more_than_have_woken(limits: Limits) -> None:
+    waiting = [*SUBMITTED, *runs("a"), ("a", KIND.BLOCKED), *runs("b"), *runs("c"), ("a", KIND.UNBLOCKED)]
+    over = [waiting.index(("c", KIND.ADMITTED)), len(waiting) - 1]
+
+    assert replayed(waiting, limits) == [(place, Rule.LIMIT) for place in over]
+    assert replayed([*waiting[:-1], ("c", KIND.FINISHED), waiting[-1]], limits) == [(over[0], Rule.LIMIT)]
+
+
 def test_an_owner_that_could_not_know_of_a_waking_may_have_asked_for_one_more() -> None:
     assert replayed([*WOKEN, ("c", KIND.FINISHED), *runs("d")], Limits(per_token=9), used_slots=1) == []
     assert replayed([*WAITING, *runs("d")], Limits(per_token=9), used_slots=1) == [(len(WAITING), Rule.LIMIT)]
@@ -262,6 +272,7 @@ def test_whatever_is_done_to_a_store_its_log_passes(acts: list[tuple[str, int]])
             town.act(act, pick)
         except ClaudeJobsError:
             continue
+        assert town.excess() == {}
 
     assert log_of(town.store, batches=town.batches, limits=LIMITS, tree=TREE, slots=3, now_ms=town.now_ms).audit() == ()
 
@@ -277,6 +288,15 @@ class Town:
         self.ids: list[str] = []
         self.grants: dict[str, Grant] = {}
         self.batches: dict[str, int | None] = {}
+        self.woken: set[tuple[str, int]] = set()
+
+    def excess(self) -> dict[str, int]:
+        """Limit keys that more jobs hold than their cap and the jobs that woke among them; by the rows alone."""
+        held: Counter[str] = Counter()
+        for job in map(self.store.get, self.ids):
+            held.update(job.permits if (job.id, job.epoch) not in self.woken else ())
+        caps = {"g": LIMITS.running, "d": LIMITS.at_depth, "t": LIMITS.per_token, "b": 2}
+        return {key: count for key, count in held.items() if (cap := caps.get(key[0])) is not None and count > cap}
 
     def act(self, act: str, pick: int) -> None:
         self.now_ms += 20_000 if act == "later" else pick
@@ -305,7 +325,8 @@ class Town:
             case "block":
                 self.store.block(grant.job.id, grant.epoch, self.now_ms)
             case "unblock":
-                self.store.unblock(grant.job.id, grant.epoch, self.now_ms)
+                if self.store.unblock(grant.job.id, grant.epoch, self.now_ms):
+                    self.woken.add((grant.job.id, grant.epoch))
             case _:
                 self.desk.end(grant, failed() if act == "fail" else None, now_ms=self.now_ms)
 

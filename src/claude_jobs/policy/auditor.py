@@ -81,8 +81,8 @@ def audit(
     """Every breach of a rule, in the order of events, then of rows.
 
     The limits must be the ones that held from the first event to the last. A job that wakes (`unblocked`) takes its
-    places whether they are free or not: that, and nothing else, may carry a count past its cap, and until it is below
-    again nobody is admitted.
+    places whether they are free or not: that, and nothing else, may carry a count past its cap. So a cap may be exceeded
+    by at most as many as hold it now and woke in their attempt, and until it is below again nobody is admitted.
 
     Args:
         events: The whole log; droppable ones and those of pruned jobs may be missing.
@@ -276,6 +276,7 @@ class _Replay:
                 self._change(event, life, JobState.BLOCKED, JobState.RUNNING)
                 self._give_back(life)
                 self._hold(life, has_woken=True)
+                self._check_caps(event, life.permits, beside_woken=True)
             case EventKind.MOVED:
                 self._moved(event, life)
             case EventKind.RETRY:
@@ -337,11 +338,12 @@ class _Replay:
             self.woken.subtract(life.permits)
         life.permits, life.has_woken = (), False
 
-    def _check_caps(self, event: Event, keys: Iterable[str]) -> None:
+    def _check_caps(self, event: Event, keys: Iterable[str], *, beside_woken: bool = False) -> None:
         for key in keys:
             cap = self._cap(key)
             # How many slots are free the owner said before the admission: somebody may have woken in between.
-            count = self.held[key] - (self.woken[key] if key.startswith("h:") else 0)
+            woken = self.woken[key] if beside_woken or key.startswith("h:") else 0
+            count = self.held[key] - woken
             if cap is not None and count > cap:
                 self._break(Rule.LIMIT, event, f"{event.kind.value} as number {count} of {key!r}, cap {cap}")
 
