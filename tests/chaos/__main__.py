@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from chaos.proof import prove
-from chaos.storm import left_behind, storm
+from chaos.remains import left_behind
+from chaos.storm import Storm, storm
 
 
 def main() -> int:
@@ -43,19 +44,30 @@ def _blow(seed: int, seconds: float) -> int:
         storming.blow()
         left = left_behind(storming.here)
         proof = prove(storming, storming.here.home.db_dir)
+        if proof.violations or left:
+            _keep(storming, folder)
     print(
-        f"seed {seed}: {proof.jobs} jobs, {proof.events} events, {dict(proof.states)}, "
+        f"seed {seed}{' (warm)' if storming.is_warm else ''}: {proof.jobs} jobs, {proof.events} events, {dict(proof.states)}, "
         f"{len(proof.violations)} violations, {len(left)} orphans",
         flush=True,
     )
     print("   " + ", ".join(f"{count} {what}" for what, count in sorted(storming.done.items())), flush=True)
     for violation in proof.violations[:50]:
         print(f"   BROKEN {violation}", flush=True)
+    for process in left:
+        print(f"   LEFT {process}", flush=True)
     if proof.violations or left:
-        print(f"   its logs are in {folder}", flush=True)
+        print(f"   its logs and its database are in {folder}", flush=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
     return len(proof.violations) + len(left)
+
+
+def _keep(storming: Storm, folder: Path) -> None:
+    """Its home may lie on a file system that goes with the storm."""
+    home = storming.here.home
+    for part in (home.logs_dir, home.db_dir):
+        shutil.copytree(part, folder / "kept" / part.name, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

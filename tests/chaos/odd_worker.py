@@ -15,9 +15,12 @@ import time
 from claude_jobs import factory
 from claude_jobs import log as logs
 from claude_jobs.runner.paths import Home
+from claude_jobs.services import worker
 from claude_jobs.settings import load
 
 JUMP_EVERY_S = 2.0
+AUDIT_S = 3.0
+"""It hardly lives as long as the regular pause; what it repairs is in its log."""
 
 
 class Clock:
@@ -38,6 +41,7 @@ class Clock:
 
 async def main(seed: int, range_s: float) -> None:
     factory.now_ms = Clock(seed, range_s).now_ms
+    worker.AUDIT_S = AUDIT_S
     home = Home.resolve(os.environ)
     async with factory.open_app(load(os.environ, home.env_file), home) as app:
         await app.desk.tokens.restore(())

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.remains import repaired
 from chaos.storm import LIMITS, SLOTS, Storm
 from claude_jobs.domain.event import Event
 from claude_jobs.domain.job import Job
@@ -48,14 +49,21 @@ def prove(storm: Storm, db: Path) -> Proof:
     finally:
         store.close()
     ids = {job.id for job in jobs}
-    found = [
-        f"{v.rule.value} {v.job_id} at {v.seq}: {v.message}"
-        for v in audit(events, jobs, limits=CAPS, slots=SLOTS, now_ms=time.time_ns() // 1_000_000, recursion=RECURSION)
-    ]
+    violations = audit(
+        events,
+        jobs,
+        limits=CAPS,
+        slots=SLOTS,
+        now_ms=time.time_ns() // 1_000_000,
+        batches=storm.batches,
+        recursion=RECURSION,
+    )
+    found = [f"{v.rule.value} {v.job_id} at {v.seq}: {v.message}" for v in violations]
     found += [f"accepted, but gone: {job_id}" for job_id in storm.accepted if job_id not in ids]
     found += [f"key {key} named {named}" for key, named in storm.keys.items() if len(named) != 1]
     found += [f"not ended: {job.id} {job.state.value}" for job in jobs if not job.is_terminal]
     found += [f"counter {key}: {pair}" for key, pair in report.drift.items()]
+    found += [f"repaired: {line}" for line in repaired(storm.here)]
     found += [*report.problems, *storm.errors]
     return Proof(tuple(found), len(jobs), len(events), Counter(job.state.value for job in jobs))
 

@@ -21,9 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from support_processes import end, is_running, wait_until
+from support_processes import end, wait_until
 from support_worker import SECRETS, Place, kill_hard, place
 
+from chaos.remains import strangers
+from chaos.stand_ins import KINDS, ONE_JOB, SPAWN, served, talker
 from claude_jobs.errors import ClaudeJobsError, KeyConflict, RecursionRefused, WorkerLost
 from claude_jobs.rpc.client import Client
 from claude_jobs.runner import proctree
@@ -44,26 +46,7 @@ LIMITS = {
 CLOCK_RANGE_S = 90.0
 SETTLE_S = 240.0
 ODD_WORKERS = 2
-
-BODY = r"""
-once() {{ [ -e "{root}/$1.$CLAUDE_JOBS_JOB_ID" ] && return 1; touch "{root}/$1.$CLAUDE_JOBS_JOB_ID"; }}
-case "$line" in *leaves-a-child*) setsid sleep 600 & ;; esac
-case "$line" in *slow*) sleep 0.7;; *quick*) ;; *) sleep 0.15;; esac
-case "$line" in *crashes-once*) once crashed && exit 3;; esac
-case "$line" in *falls-silent-once*) once silent && sleep 600;; esac
-case "$line" in *always-fails*)
-    echo '{{"type":"result","subtype":"success","is_error":true,"result":"API Error: 400","api_error_status":400}}'
-    exit 1;;
-esac
-case "$line" in
-    *tree-2*) claude-jobs spawn --wait "tree-1 below $CLAUDE_JOBS_JOB_ID" > /dev/null 2>&1;;
-    *tree-1*) claude-jobs spawn "quick leaf below $CLAUDE_JOBS_JOB_ID" > /dev/null 2>&1;;
-esac
-"""
-KINDS = (
-    *("quick", "quick", "plain", "plain", "slow", "leaves-a-child", "crashes-once", "falls-silent-once"),
-    *("always-fails", "tree-2", "tree-1"),
-)
+AGAIN, AHEAD = "conversations in a used process", "in one started ahead"
 
 
 @dataclass
@@ -71,7 +54,9 @@ class Storm:
     """One storm and what its fronts were told.
 
     Attributes:
+        is_warm: Its stand-in holds many conversations in one process, and is started ahead.
         accepted: Ids that a front was given for a submission.
+        batches: max_parallel of each batch that a front was given for one.
         keys: Job ids that each idempotency key was answered with.
         done: How often each thing was done.
     """
@@ -80,13 +65,20 @@ class Storm:
     seed: int
     seconds: float
     disk: Path | None = None
+    is_warm: bool = False
     accepted: list[str] = field(default_factory=list[str])
+    batches: dict[str, int | None] = field(default_factory=dict[str, int | None])
     keys: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     done: Counter[str] = field(default_factory=Counter[str])
     odd: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
     errors: list[str] = field(default_factory=list[str])
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def stranger_s(self) -> str:
+        """How long strangers of this storm sleep, by which they are told from others."""
+        return f"600.{self.seed}"
 
     def blow(self) -> None:
         """The whole storm, from the first front to the calm after it."""
@@ -147,7 +139,10 @@ class Storm:
         for n, item in enumerate(items[1:], 1):
             item["depends_on"] = [f"n{m}" for m in range(n) if dice.random() < 0.3]
             item["needs"], item["on"] = dice.choice(("all", "any")), dice.choice(("success", "end"))
-        self._send(client, items, max_parallel=dice.choice((None, 1, 2, 4)), fail_fast=dice.random() < 0.2)
+        with self._lock:
+            joined = dice.choice(list(self.batches)) if self.batches and dice.random() < 0.2 else ""
+            cap = self.batches[joined] if joined else dice.choice((None, 1, 2, 4))
+        self._send(client, items, max_parallel=cap, fail_fast=dice.random() < 0.2, batch_id=joined)
 
     def _submit_key(self, dice: random.Random, client: Client) -> None:
         """The same key again and again, also from other fronts: one job."""
@@ -158,7 +153,10 @@ class Storm:
             self.keys.setdefault(item["key"], set()).add(job_id)
 
     def _item(self, dice: random.Random) -> dict[str, Any]:
-        item: dict[str, Any] = {"prompt": f"{dice.choice(KINDS)} {dice.random()}", "priority": dice.randint(-3, 3)}
+        kind = dice.choice(KINDS)
+        item: dict[str, Any] = {"prompt": f"{kind} {dice.random()}", "priority": dice.randint(-3, 3)}
+        if self.is_warm and kind not in SPAWN and dice.random() < 0.6:
+            item["tools"] = []  # such share their processes
         if dice.random() < 0.1:
             item["deadline"] = dice.choice(("2s", "30s"))
         if dice.random() < 0.1:
@@ -172,6 +170,8 @@ class Storm:
         ids = [str(job["job_id"]) for job in answer["jobs"]]
         with self._lock:
             self.accepted += ids
+            if len(items) > 1:
+                self.batches[str(answer["batch_id"])] = cast("int | None", more.get("max_parallel"))
         return ids
 
     def _some(self, dice: random.Random, count: int) -> list[str]:
@@ -283,6 +283,9 @@ class Storm:
         for child in self.odd:
             child.wait(60)
         wait_until(self._is_quiet, SETTLE_S)
+        again, ahead = served(self.here.root)
+        self.done.update({AGAIN: again, AHEAD: ahead})
+        self.done["strangers nobody could find"] = len(strangers(self.stranger_s))
 
     def _is_quiet(self) -> bool:
         try:
@@ -300,15 +303,24 @@ class Storm:
 
 @contextlib.contextmanager
 def storm(root: Path, *, seed: int, seconds: float) -> Generator[Storm]:
-    """A storm that has not begun. Its home lies on a small file system of its own where we may mount one."""
+    """A storm that has not begun. Its home lies on a small file system of its own where we may mount one.
+
+    Every other seed has a claude that holds many conversations.
+    """
     with _small_disk(root) as disk:
         home = (disk or root) / "jobs"
         home.mkdir(mode=0o700)
         (home / ".env").write_text("".join(f"CLAUDE_CODE_TOKEN{n}={s}\n" for n, s in enumerate(SECRETS, 1)))
         (home / ".env").chmod(0o600)
         with place(root, tokens=len(SECRETS), **{**LIMITS, "CLAUDE_JOBS_HOME": str(home)}) as here:
-            here.stand_in(BODY.format(root=root))
-            yield Storm(here, seed, seconds, disk)
+            storming = Storm(here, seed, seconds, disk, is_warm=bool(seed % 2))
+            here.stand_in(ONE_JOB.format(root=root, stranger_s=storming.stranger_s))
+            if storming.is_warm:
+                here.env["CLAUDE_JOBS_CLI"] = str(talker(root, storming.stranger_s))
+            try:
+                yield storming
+            finally:
+                kill_hard(*(proc.pid for proc in strangers(storming.stranger_s)))
 
 
 @contextlib.contextmanager
@@ -324,9 +336,3 @@ def _small_disk(root: Path) -> Generator[Path | None]:
         yield disk
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def left_behind(here: Place) -> list[int]:
-    """Processes of jobs that live on although no job runs; warm ones of a living worker are none."""
-    marked = proctree.marked(f"{here.home.home_id}:")
-    return [proc.pid for proc in marked if is_running(proc.pid) and ":warm:" not in proctree.mark_of(proc.pid)]

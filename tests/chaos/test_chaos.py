@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from chaos.proof import prove
-from chaos.storm import left_behind, storm
+from chaos.remains import left_behind
+from chaos.storm import AGAIN, AHEAD, storm
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,11 +19,12 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
 
-SECONDS = 15.0
+SECONDS = 12.0
 
 
-def test_a_short_storm_breaks_nothing(tmp_path: Path) -> None:
-    seed = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randint(0, 1 << 30)))
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_a_short_storm_breaks_nothing(tmp_path: Path, is_warm: bool) -> None:
+    seed = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randint(0, 1 << 30))) // 2 * 2 + is_warm
     print(f"CHAOS_SEED={seed}")
     with storm(tmp_path, seed=seed, seconds=SECONDS) as storming:
         storming.blow()
@@ -33,3 +35,4 @@ def test_a_short_storm_breaks_nothing(tmp_path: Path) -> None:
     assert not left
     assert not proof.violations, "\n".join(proof.violations[:50])
     assert proof.jobs > 10
+    assert all(bool(storming.done[what]) is is_warm for what in (AGAIN, AHEAD))
