@@ -6,17 +6,28 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, cast
 
 from bench.figures import Row
-from bench.lab import lab
+from bench.lab import Lab, lab
 from claude_jobs.client import Client
+from claude_jobs.domain.event import Event, EventKind
+from claude_jobs.domain.job import Job
+from claude_jobs.policy.auditor import audit
+from claude_jobs.policy.recursion import RecursionLimits
+from claude_jobs.policy.slots import slots
+from claude_jobs.policy.transitions import public
 from claude_jobs.runner import proctree
+from claude_jobs.services import machine
+from claude_jobs.settings import load
+from claude_jobs.stores.base import Limits
+from claude_jobs.stores.sqlite.store import open_sqlite
 
 JOBS = 1_000
 SLOTS = 32
 RUNAWAY_S = 60.0
-MAX = {"depth": 3, "at_depth": 8, "total": 30}
+MAX = RecursionLimits(depth=3, at_depth=8, total=30, rate=30)
 
 
 def run() -> list[Row]:
@@ -37,7 +48,11 @@ def graph() -> Row:
         ends.append(length + max((ends[m] for m in needs[n]), default=0.0))
     bound = max(max(ends), sum(lengths) / SLOTS)
     pause = 'sleep "$(echo "$line" | sed "s/.*pause=\\([0-9.]*\\).*/\\1/")"'
-    settings = {"CLAUDE_JOBS_SLOTS": str(SLOTS), "CLAUDE_JOBS_TOKEN_CONCURRENCY": "100", "CLAUDE_QUEUE_SIZE": "2000"}
+    settings: dict[str, Any] = {
+        "CLAUDE_JOBS_SLOTS": str(SLOTS),
+        "CLAUDE_JOBS_TOKEN_CONCURRENCY": "100",
+        "CLAUDE_QUEUE_SIZE": "2000",
+    }
     with lab(body=pause, **settings) as place:
         client = place.client()
         place.settle()
@@ -55,37 +70,31 @@ def graph() -> Row:
 
 
 def runaway() -> list[Row]:
-    """A real claude told to spawn ten jobs again and again, each of which is told the same; then one cancel."""
+    """A real claude told to spawn ten jobs again and again, each of which is told the same; then one cancel.
+
+    Every other job waits for one that it spawned, and gives its place back meanwhile.
+    """
+    waiting = [_ten(), *[_wait()] * 5] * 20
     script = {
-        "rules": [{"when": {"prompt": "RUN AWAY"}, "do": {"tools": [_ten() for _ in range(200)], "reply": "done"}}]
+        "rules": [
+            {"when": {"prompt": "RUN AWAY AND WAIT"}, "do": {"tools": waiting, "reply": "done"}},
+            {"when": {"prompt": "RUN AWAY"}, "do": {"tools": [_ten()] * 200, "reply": "done"}},
+        ]
     }
-    with lab(real=True, script=json.dumps(script), CLAUDE_MAX_CONCURRENT_AT_DEPTH=str(MAX["at_depth"])) as place:
+    with lab(real=True, script=json.dumps(script), CLAUDE_MAX_CONCURRENT_AT_DEPTH=str(MAX.at_depth)) as place:
         client = place.client()
         place.settle()
-        root = place.submit(["RUN AWAY"], client, model="sonnet")[0]
-        peak: Counter[str] = Counter()
-        end = time.monotonic() + RUNAWAY_S
-        while time.monotonic() < end:
-            jobs = _jobs(client, "")
-            depths = Counter(job["depth"] for job in jobs if job["state"] in {"running", "blocked"})
-            peak["total"] = max(peak["total"], len(jobs))
-            peak["depth"] = max([peak["depth"], *(job["depth"] for job in jobs)])
-            peak["at_depth"] = max([peak["at_depth"], *depths.values()])
-            time.sleep(0.2)
+        root = place.submit(["RUN AWAY AND WAIT"], client, model="sonnet")[0]
+        time.sleep(RUNAWAY_S)
         began = time.perf_counter()
         client.call("cancel", {"job_ids": [root]}, 60)
         took = time.perf_counter() - began
         left = [p for p in proctree.marked(f"{place.home.home_id}:") if ":warm:" not in proctree.mark_of(p.pid)]
-        states = Counter(job["state"] for job in _jobs(client, ""))
-    within = all(peak[name] <= MAX[name] for name in MAX)
+        events, jobs = recorded(place)
+    states = Counter(public(job.state).value for job in jobs)
     alive = states["running"] + states["blocked"] + states["queued"] + len(left)
     return [
-        Row(
-            f"runaway for {RUNAWAY_S:.0f} s: deepest, most at one depth, in all",
-            "≤ 3, 8, 30",
-            f"{peak['depth']}, {peak['at_depth']}, {peak['total']}",
-            within,
-        ),
+        _within(events, jobs),
         Row(
             "one cancel stops its whole tree; left alive",
             "≤ 5 s, 0",
@@ -95,10 +104,46 @@ def runaway() -> list[Row]:
     ]
 
 
+def _within(events: Sequence[Event], jobs: Sequence[Job]) -> Row:
+    """Whether a limit was ever passed: not as somebody saw it now and then, but at each event of the log."""
+    settings = load({"CLAUDE_MAX_CONCURRENT_AT_DEPTH": str(MAX.at_depth)})
+    caps = Limits(per_token=settings.token_concurrency, at_depth=MAX.at_depth, depth=MAX.depth, total=MAX.total)
+    room = slots(machine.cores(), settings.slots)
+    broken = audit(events, jobs, limits=caps, slots=room, now_ms=time.time_ns() // 1_000_000, recursion=MAX)
+    for violation in broken[:20]:
+        print(f"   BROKEN {violation}")
+    waits = sum(event.kind is EventKind.BLOCKED for event in events)
+    deepest = max(job.depth for job in jobs)
+    return Row(
+        f"runaway for {RUNAWAY_S:.0f} s: deepest, in all; events beyond a limit",
+        f"≤ {MAX.depth}, {MAX.total}; 0",
+        f"{deepest}, {len(jobs)}; {len(broken)} of {len(events)}, with {waits} waits",
+        deepest <= MAX.depth and len(jobs) <= MAX.total and not broken and waits > 0,
+    )
+
+
 def _ten() -> list[dict[str, object]]:
     """Ten spawns at once. `{n}` counts the requests to the API, so that no task is one of its ancestors'."""
     spawn = "mcp__claude-jobs__spawn"
-    return [{"name": spawn, "input": {"prompt": f"RUN AWAY {{n}} {place}"}} for place in range(10)]
+    names = ("RUN AWAY", "RUN AWAY AND WAIT")
+    return [{"name": spawn, "input": {"prompt": f"{names[place % 2]} {{n}} {place}"}} for place in range(10)]
+
+
+def _wait() -> list[dict[str, object]]:
+    """For the first of them, a little while."""
+    return [{"name": "mcp__claude-jobs__result", "input": {"job_id": "{job}", "wait_s": 2}}]
+
+
+def recorded(place: Lab) -> tuple[list[Event], list[Job]]:
+    """The whole event log, and all jobs."""
+    store = open_sqlite(place.home.db_dir)
+    try:
+        events: list[Event] = []
+        while page := store.read(events[-1].seq if events else 0, limit=5_000):
+            events += page
+        return events, [store.get(job_id) for job_id in dict.fromkeys(event.job_id for event in events)]
+    finally:
+        store.close()
 
 
 def _jobs(client: Client, batch_id: str) -> list[dict[str, Any]]:
