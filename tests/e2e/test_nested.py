@@ -100,6 +100,32 @@ def test_three_levels_over_mcp_with_one_slot_and_one_token(make_stage: MakeStage
     nothing_is_left(here, [job["job_id"] for job in jobs])
 
 
+def test_each_way_leads_on_from_the_other_ways(make_stage: MakeStage) -> None:
+    """Over MCP, then from that job's shell, then from a shell without an environment: one tree, each told by its child."""
+    here, _ = make_stage(tokens=1, CLAUDE_JOBS_SLOTS="1", CLAUDE_JOBS_TOKEN_CONCURRENCY="1")
+    second = here.root / "second"
+
+    def told(command: str) -> str:
+        run = {"name": "Bash", "input": {"command": command, "timeout": 120_000}}
+        return rehearse("heard: {result}", tool=run)
+
+    second.write_text(told(scrubbed(here, f"{COMMAND} spawn --wait {shlex.quote(rehearse('leaf'))}")))
+    spawn = {"prompt": told(f"{COMMAND} spawn --wait --tools Bash -f {second}").replace("{result}", word("result", 1))}
+    wait = {"job_id": word("job"), "wait_s": 100}
+    calls = [{"name": MCP + "spawn", "input": {**spawn, "tools": ["Bash"]}}, {"name": MCP + "result", "input": wait}]
+    (root,) = here.submit([rehearse("heard: {result}", tools=calls)], tools=["Bash", "mcp__claude-jobs"])
+    here.ended([root], 150)
+    jobs = tree(here, root)
+    answers = [here.result(job["job_id"])["text"] for job in jobs]
+
+    assert [answer[:5] for answer in answers] == ["heard", "heard", "heard", "leaf"]
+    assert all("leaf" in answer for answer in answers)
+    assert [job["depth"] for job in jobs] == [0, 1, 2, 3]
+    assert [job["parent_id"] for job in jobs] == ["", *(job["job_id"] for job in jobs[:-1])]
+    assert {job["state"] for job in jobs} == {"succeeded"}
+    nothing_is_left(here, [job["job_id"] for job in jobs])
+
+
 def test_jobs_whose_processes_were_started_ahead_are_themselves(make_stage: MakeStage) -> None:
     """In a full queue the next job's claude starts before its turn, and gets its server at its turn."""
     here, _ = make_stage(tokens=1, CLAUDE_JOBS_SLOTS="1")
