@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -260,7 +259,7 @@ def configured(environ: Mapping[str, str]) -> tuple[Home, Settings | None]:
     try:
         settings = load(environ, home.env_file)
     except ClaudeJobsError as error:
-        sys.stderr.write(f"claude-jobs: {error.message}\n")
+        logs.say(error.message)
         return home, None
     logs.configure(settings.log_level)
     return home, settings
@@ -271,7 +270,7 @@ def run_to_end(main: Callable[[], Coroutine[object, object, int]]) -> int:
     try:
         return asyncio.run(main())
     except ClaudeJobsError as error:
-        sys.stderr.write(f"claude-jobs: {error.message}\n")
+        logs.say(error.message)
         return os.EX_CONFIG if not error.retryable else os.EX_TEMPFAIL
 
 

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from support_processes import PATIENCE_S, wait_until
-from support_worker import COMMAND, Place, Session, place
+from support_worker import COMMAND, Json, Place, Session, place
 
 from claude_jobs.errors import ClaudeJobsError
+from claude_jobs.rpc.link import is_listening
 from claude_jobs.runner import proctree
 from claude_jobs.stores.sqlite.schema import SCHEMA
 
@@ -70,6 +72,23 @@ def test_full_disk_refuses_new_jobs_and_keeps_the_accepted_ones(small_disk: Path
     assert set(finished) == {1}
     assert [here.starts(job_id) for job_id in ids[:2]] == [1, 1]
     assert (health["store"]["drift"], health["store"]["problems"]) == ({}, [])
+
+
+def test_worker_whose_log_cannot_be_written_serves_and_finishes_its_jobs(make_place: MakePlace) -> None:
+    here = make_place(CLAUDE_JOBS_LOG_LEVEL="debug")
+    here.home.prepare()
+    argv = [sys.executable, "-P", "-m", "claude_jobs.entry", "_worker", "--home", str(here.home.root)]
+    with Path("/dev/full").open("wb") as full:
+        worker = subprocess.Popen(argv, env=here.env, stdin=subprocess.DEVNULL, stdout=full, stderr=full)
+    here.children.append(worker)
+    wait_until(lambda: is_listening(here.home) or worker.poll() is not None)
+
+    client = here.client(start=False)
+    (job_id,) = here.submit(["one"], client)
+    result = client.call("result", {"job_id": job_id, "wait_s": PATIENCE_S}, 2 * PATIENCE_S)
+
+    assert cast("Json", result)["state"] == "succeeded"
+    assert worker.poll() is None
 
 
 def _fill(filler: Path) -> None:
