@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from support_processes import PATIENCE_S, wait_until
 from support_worker import COMMAND, Json, Place, Session, place
 
 from claude_jobs.errors import ClaudeJobsError
+from claude_jobs.rpc.launch import START_TIMEOUT_S
 from claude_jobs.rpc.link import is_listening
 from claude_jobs.runner import proctree
 from claude_jobs.stores.sqlite.schema import SCHEMA
@@ -89,6 +91,21 @@ def test_worker_whose_log_cannot_be_written_serves_and_finishes_its_jobs(make_pl
 
     assert cast("Json", result)["state"] == "succeeded"
     assert worker.poll() is None
+
+
+def test_start_on_a_full_disk_says_that_it_is_full_and_what_to_do(small_disk: Path, tmp_path: Path) -> None:
+    with place(tmp_path, CLAUDE_JOBS_HOME=str(small_disk / "state")) as here:
+        here.home.prepare()
+        _fill(small_disk / "filler")
+        begun = time.monotonic()
+        shown = here.command("ps")
+        took_s = time.monotonic() - begun
+
+    assert shown.returncode == 4
+    assert f"The disk of '{small_disk / 'state'}' is full" in shown.stderr, shown.stderr
+    assert "Free some space" in shown.stderr
+    assert "CLAUDE_JOBS_HOME" in shown.stderr
+    assert took_s < START_TIMEOUT_S
 
 
 def _fill(filler: Path) -> None:

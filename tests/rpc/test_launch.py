@@ -15,7 +15,14 @@ import pytest
 from support_processes import PATIENCE_S, gone, wait_until
 
 from claude_jobs import __version__
-from claude_jobs.errors import ClaudeJobsError, InvalidRequest, NotPermitted, WorkerLost, WorkerUnavailable
+from claude_jobs.errors import (
+    ClaudeJobsError,
+    InvalidRequest,
+    NotPermitted,
+    StoreUnavailable,
+    WorkerLost,
+    WorkerUnavailable,
+)
 from claude_jobs.rpc import client as clients
 from claude_jobs.rpc import hello as hellos
 from claude_jobs.rpc import launch, offer
@@ -170,6 +177,13 @@ def test_a_worker_that_cannot_start_is_told_with_its_last_words(home: Home, envi
         client(home, environ, broken)
 
     assert time.monotonic() - begun < launch.START_TIMEOUT_S
+
+
+def test_a_start_lock_that_cannot_be_opened_is_told_with_the_next_step(home: Home, environ: dict[str, str]) -> None:
+    home.start_lock.mkdir()
+
+    with pytest.raises(StoreUnavailable, match=r"start\.lock(?s:.*)CLAUDE_JOBS_HOME"):
+        connect(home, environ=environ)
 
 
 def test_a_worker_that_never_answers_is_waited_for_a_bounded_time(home: Home, environ: dict[str, str]) -> None:

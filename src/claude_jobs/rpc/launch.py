@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from claude_jobs import __version__
-from claude_jobs.errors import WorkerUnavailable
+from claude_jobs.errors import StoreUnavailable, WorkerUnavailable
 from claude_jobs.rpc import offer
 from claude_jobs.rpc.link import ask, connect
 from claude_jobs.rpc.offer import JOB_SECRET, MARK, Welcome
@@ -31,6 +31,8 @@ _ELECTED_ELSEWHERE = "exit 3"
 _POLL_S = (0.01, 0.1)
 _AGAIN_S = 0.25
 _TAIL_BYTES = 1_000
+_ROOM_BYTES = 64 << 10
+"""A disk with less room than this is full: a worker's first log lines and its database's -shm file need as much."""
 _PASSED = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "MCP_PORT", "REDIS_URL"}
 )
@@ -138,6 +140,12 @@ _NOT_INSIDE = (
 _NOT_HERE = "No worker runs, and none may be started here. Start one with `claude-jobs worker`, or set CLAUDE_JOBS_WORKER=detached."
 
 
+_FULL = (
+    "The disk of {place!r} is full, so that nothing could be logged. Free some space there, "
+    "or set CLAUDE_JOBS_HOME to a directory on another disk. Accepted jobs go on once there is room."
+)
+
+
 class _Search:
     """Looks for a worker, and asks one that is older than us to step aside: once, for the next may be no newer."""
 
@@ -217,8 +225,12 @@ class _Starter:
     def failure(self, what: str) -> WorkerUnavailable:
         """The error that says what happened and what the logs have about it."""
         tails = [_tail(log, size) for log, size in self._log_sizes.items()]
-        said = next((tail for tail in tails if tail), "nothing")
-        return WorkerUnavailable(f"{what} Its log ({self._home.logs_dir}) says: {said}\nRun `claude-jobs doctor`.")
+        said = next((tail for tail in tails if tail), "")
+        if not said and _is_full(self._home.logs_dir):
+            return WorkerUnavailable(f"{what} {_FULL.format(place=str(self._home.root))}")
+        return WorkerUnavailable(
+            f"{what} Its log ({self._home.logs_dir}) says: {said or 'nothing'}\nRun `claude-jobs doctor`."
+        )
 
     def _has_turn(self) -> bool:
         if self._lock < 0:
@@ -239,7 +251,7 @@ class _Starter:
         try:
             pid = os.posix_spawn(argv[0], argv, self._environ, file_actions=actions)
         except OSError as error:
-            raise WorkerUnavailable(f"Cannot start {argv[0]!r}: {error.strerror}.") from error
+            raise self.failure(f"Cannot start {argv[0]!r}: {error.strerror}.") from error
         finally:
             os.close(theirs)
         with contextlib.suppress(ChildProcessError):  # a program that ignores SIGCHLD has no children to wait for
@@ -259,7 +271,11 @@ class _Starter:
 
 def _lock(path: Path) -> int:
     """A descriptor that holds the lock, -1 when someone else does."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"Cannot use {str(path)!r}: {error.strerror}. Free some space there, or set CLAUDE_JOBS_HOME to another directory."
+        raise StoreUnavailable(message, path=str(path)) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -273,6 +289,15 @@ def _is_locked(path: Path) -> bool:
     if fd >= 0:
         os.close(fd)
     return fd < 0
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    # Some file systems count no files: zero of zero is no lack.
+    return found.f_bavail * found.f_frsize < _ROOM_BYTES or (found.f_files > 0 and found.f_favail == 0)
 
 
 def _size(path: Path) -> int:
