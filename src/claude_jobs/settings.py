@@ -271,9 +271,9 @@ def load(environ: Mapping[str, str], home_env_file: Path | None = None) -> Setti
 
     Raises:
         InvalidRequest: A value is out of range, or a CLAUDE_JOBS_* name is unknown; `field` is its name.
+            Or the file cannot be read; `field` is ".env".
     """
-    from_file = dotenv_values(home_env_file) if home_env_file and home_env_file.is_file() else {}
-    merged = {**{k: v for k, v in from_file.items() if v is not None}, **environ}
+    merged = {**(_of_file(home_env_file) if home_env_file else {}), **environ}
     known = names()
     unknown = sorted(name for name in merged if name.startswith("CLAUDE_JOBS_") and name not in known | INTERNAL)
     if unknown:
@@ -288,6 +288,20 @@ def load(environ: Mapping[str, str], home_env_file: Path | None = None) -> Setti
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0])
         raise InvalidRequest(f"Setting {name}={merged.get(name)!r}: {first['msg']}.", field=name) from None
+
+
+def _of_file(path: Path) -> dict[str, str]:
+    try:
+        values = dotenv_values(path) if path.is_file() else {}
+    except OSError as error:
+        message = (
+            f"{str(path)!r} cannot be read: {error.strerror}. Make it a file that you can read (`chmod 600 {path}`)."
+        )
+        raise InvalidRequest(message, field=".env") from error
+    except UnicodeDecodeError:
+        message = f"{str(path)!r} is not UTF-8 text. Save it as UTF-8."
+        raise InvalidRequest(message, field=".env") from None  # the cause holds the whole file, and so its secrets
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _common(environ: Mapping[str, str]) -> dict[str, str]:

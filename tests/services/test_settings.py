@@ -25,6 +25,24 @@ def test_environment_wins_over_the_users_own_file(tmp_path: Path) -> None:
     assert (settings.queue_size, settings.model) == (7, "haiku")
 
 
+def test_a_file_that_is_no_text_is_named_with_the_remedy_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"CLAUDE_CODE_TOKEN=secret\xff\n")
+
+    with pytest.raises(InvalidRequest, match=rf"{file}(.*)UTF-8") as caught:
+        load({}, file)
+
+    assert caught.value.field == ".env"
+    assert caught.value.__suppress_context__
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_remedy(tmp_path: Path) -> None:
+    file = tmp_path / ("x" * 300) / ".env"
+
+    with pytest.raises(InvalidRequest, match=r"cannot be read(.*)chmod 600"):
+        load({}, file)
+
+
 def test_unknown_setting_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(InvalidRequest, match=r"CLAUDE_JOBS_SLOT.*CLAUDE_JOBS_SLOTS") as caught:
         load({"CLAUDE_JOBS_SLOT": "3"})

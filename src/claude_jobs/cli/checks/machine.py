@@ -25,7 +25,7 @@ class Patient:
     """What all checks look at.
 
     Attributes:
-        settings: The defaults if the given ones are wrong.
+        settings: The defaults if the given ones are wrong; those of `environ` if the file cannot be read.
         settings_error: What is wrong with them, "" if nothing.
     """
 
@@ -41,9 +41,7 @@ class Patient:
         try:
             return cls(environ, home, load(environ, home.env_file))
         except InvalidRequest as error:
-            return cls(environ, home, load({}), error.message)
-        except (OSError, UnicodeDecodeError) as error:
-            return cls(environ, home, load(environ), f"{str(home.env_file)!r} cannot be read: {error}.")
+            return cls(environ, home, load(environ if error.field == ".env" else {}), error.message)
 
 
 Look = Callable[[Patient], list[Check]]
