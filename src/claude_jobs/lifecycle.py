@@ -85,7 +85,7 @@ class WorkerProcess:
                 fronting = tasks.create_task(self._front_desk.open(app), name="front desk")
                 chores = [
                     tasks.create_task(self._watch_idle(app, server), name="idle"),
-                    tasks.create_task(self._watch_keeper(), name="keeper"),
+                    tasks.create_task(self._watch_keeper(server), name="keeper"),
                 ]
                 if self._with_http:
                     chores.append(tasks.create_task(self._open_http(app), name="http"))
@@ -181,8 +181,10 @@ class WorkerProcess:
             await rung(app.desk.work.ticket(), IDLE_LOOK_S)
         self._told_to_leave(0.0)
 
-    async def _watch_keeper(self) -> None:
+    async def _watch_keeper(self, server: Server) -> None:
         if self._link is not None:
+            await server.listening()
+            self._link.up()
             await self._link.gone()
             log.error("process.keeper_gone")
             self._told_to_leave(0.0)
@@ -269,9 +271,15 @@ def run_to_end(main: Callable[[], Coroutine[object, object, int]]) -> int:
     """The exit status of a server's main; what keeps it from serving is told in one line."""
     try:
         return asyncio.run(main())
-    except ClaudeJobsError as error:
-        logs.say(error.message)
-        return os.EX_CONFIG if not error.retryable else os.EX_TEMPFAIL
+    except* ClaudeJobsError as group:  # alone, or from a task
+        error = _first(group)
+    logs.say(error.message)
+    return os.EX_CONFIG if not error.retryable else os.EX_TEMPFAIL
+
+
+def _first(group: BaseExceptionGroup[ClaudeJobsError]) -> ClaudeJobsError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _option(argv: Sequence[str], name: str) -> str:

@@ -146,6 +146,49 @@ def test_unusable_database_is_explained_by_every_front(make_place: MakePlace, da
     wait_until(lambda: not here.own_processes())
 
 
+def test_env_file_that_is_no_text_is_told_at_once(make_place: MakePlace) -> None:
+    here = make_place()
+    here.home.prepare()
+    here.home.env_file.write_bytes(b"CLAUDE_JOBS_MODEL=\xff\n")
+
+    shown = here.command("ps")
+
+    assert shown.returncode == 4
+    assert str(here.home.env_file) in shown.stderr, shown.stderr
+    assert "Save it as UTF-8" in shown.stderr
+    assert _starts(here) == 1
+
+
+def test_store_that_cannot_be_opened_is_told_after_three_tries(make_place: MakePlace) -> None:
+    here = make_place()
+    here.home.prepare()
+    file = here.home.db_dir / "jobs.db"
+    file.mkdir()
+
+    shown = here.command("ps")
+
+    assert shown.returncode == 4
+    assert f"Cannot use '{file}'" in shown.stderr, shown.stderr
+    assert _starts(here) == 3
+
+
+def test_place_at_which_nobody_can_listen_is_told_by_what_stands_there(make_place: MakePlace) -> None:
+    here = make_place()
+    here.home.prepare()
+    here.home.socket.mkdir()
+
+    shown = here.command("ps")
+    here.home.socket.rmdir()
+
+    assert shown.returncode == 4
+    assert f"Cannot listen at '{here.home.socket}'" in shown.stderr, shown.stderr
+    assert _starts(here) == 3
+
+
+def _starts(here: Place) -> int:
+    return (here.home.logs_dir / "keeper.log").read_text().count('"worker.started"')
+
+
 def _make_newer(here: Place) -> None:
     with here.client() as client:
         pid = client.welcome.pid

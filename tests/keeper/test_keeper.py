@@ -20,8 +20,10 @@ from claude_jobs.runner.paths import Home
 
 KEEPER = Path(paths.__file__).with_name("keeper.py")
 STAND_IN = Path(__file__).with_name("stand_in.py")
-CRASH = ["/bin/sh", "-c", """echo '{"pid":'$$',"event":"started"}' >> "$0"; exit 1"""]
+CRASH = ["/bin/bash", "-c", """echo '{"pid":'$$',"event":"started"}' >> "$0"; exit 1"""]
 """Whether a death was quick is asked by the clock: this one starts at once, whatever else runs."""
+UP_AND_CRASH = [*CRASH[:2], """echo '{"op":"up"}' >&"$2"; """ + CRASH[2]]
+SHELLS = {"crash": UP_AND_CRASH, "never up": CRASH}
 
 
 class Kept:
@@ -30,7 +32,7 @@ class Kept:
     def __init__(self, home: Home, behaviour: str, *options: str) -> None:
         self.journal_file = home.root / "journal"
         self._log = home.logs_dir / "keeper.log"
-        argv = CRASH if behaviour == "crash" else [sys.executable, str(STAND_IN), behaviour]
+        argv = SHELLS.get(behaviour, [sys.executable, str(STAND_IN), behaviour])
         worker = json.dumps([*argv, str(self.journal_file)])
         argv = [sys.executable, *options, str(KEEPER), "--home", str(home.root), "--worker", worker]
         with self._log.open("ab") as log:
@@ -175,16 +177,23 @@ def test_a_worker_that_cannot_be_configured_is_not_restarted(keep: Callable[...,
     assert len(kept.journal()) == 1
 
 
-def test_a_missing_interpreter_is_logged_and_tried_again(home: Home) -> None:
+def test_a_missing_interpreter_is_logged_and_soon_given_up(home: Home) -> None:
     argv = [sys.executable, str(KEEPER), "--home", str(home.root), "--worker", '["/nowhere/python"]']
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
     assert process.stderr is not None
     with process.stderr as log:
-        events = [json.loads(log.readline())["event"] for _ in range(4)]
-        process.terminate()
+        events = [json.loads(line)["event"] for line in log]
 
-    assert process.wait(timeout=PATIENCE_S) == 0
-    assert events == ["worker.cannot_start", "worker.died"] * 2
+    assert process.wait(timeout=PATIENCE_S) == 4
+    assert events == [*["worker.cannot_start", "worker.died"] * 2, "worker.cannot_start", "keeper.gave_up"]
+
+
+def test_a_worker_that_never_served_is_given_up_after_three_quick_deaths(keep: Callable[..., Kept]) -> None:
+    kept = keep("never up")
+
+    assert kept.ended() == 4
+    assert [line["restart_in_s"] for line in kept.log("worker.died")] == [0.0, 0.0]
+    assert len(kept.journal()) == 3
 
 
 def test_quick_deaths_are_restarted_twice_at_once_and_then_slower(keep: Callable[..., Kept]) -> None:

@@ -31,6 +31,10 @@ class KeeperLink:
         async with asyncio.timeout(_FIRST_LINE_S):
             return cls(reader, writer, json.loads(await reader.readline()))
 
+    def up(self) -> None:
+        """We serve: a later end of ours is an accident, and worth more restarts."""
+        self._send({"op": "up"})
+
     def hold(self, credentials: Sequence[Credential]) -> None:
         """Have these kept in memory, in place of those before."""
         self._send({"op": "hold", "credentials": packed(credentials)})

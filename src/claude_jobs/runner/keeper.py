@@ -5,7 +5,8 @@ Run by file path (`python -I -S keeper.py --home H --worker '<json argv>'`), sta
 
 Talk over the socketpair, one JSON object a line:
     keeper -> worker  {"op": "held", "credentials": [...], "generation": n, "orphans_killed": k}   first line of a start
-    worker -> keeper  {"op": "hold", "credentials": [...]}     replaces what is held
+    worker -> keeper  {"op": "up"}                             I serve: from now on a quick death is an accident
+                      {"op": "hold", "credentials": [...]}     replaces what is held
                       {"op": "release"}                        give up the election now; do not restart me
                       {"op": "done"}                           I am about to exit on purpose; exit with me
 
@@ -33,6 +34,8 @@ GAVE_UP = 4
 QUICK_S = 5.0
 BACKOFF_S = (0.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Delay before the restart after the n-th quick death in a row; one more and the keeper gives up."""
+UNSERVED_DEATHS = 2
+"""Restarts of a worker that has never served: somebody waits to be told why it cannot."""
 KILL_S = 5.0
 TICK_S = 60.0
 LINE_BYTES = 4 << 20
@@ -84,8 +87,7 @@ def _guard() -> None:
 
 def _log(event: str, **fields: object) -> None:
     line = {"event": event, "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "keeper": os.getpid()}
-    # A full disk or a closed pipe costs a line, not the worker.
-    with suppress(OSError):
+    with suppress(OSError):  # a full disk or a closed pipe costs a line, not the worker
         os.write(2, json.dumps({**line, **fields}).encode() + b"\n")
 
 
@@ -149,9 +151,7 @@ class _Link:
 
     @property
     def wants(self) -> int:
-        if self.fileno() < 0:
-            return 0
-        return select.POLLIN | (select.POLLOUT if self._out else 0)
+        return 0 if self.fileno() < 0 else select.POLLIN | (select.POLLOUT if self._out else 0)
 
     def send(self, message: dict[str, object]) -> None:
         self._out += json.dumps(message).encode() + b"\n"
@@ -200,6 +200,7 @@ class _Keeper:
         self._restart_at: float | None = 0.0
         self._generation = 0
         self._quick_deaths = 0
+        self._patience = UNSERVED_DEATHS
         self._orphans_killed = 0
         self._is_leaving = False
         self._stops = 0
@@ -247,13 +248,9 @@ class _Keeper:
     def _spawn(self, theirs: socket.socket) -> int:
         theirs.set_inheritable(True)
         argv = [*self._argv, "--keeper-fd", str(theirs.fileno())]
-        actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        ]
-        if self._log_path:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            actions.append((os.POSIX_SPAWN_OPEN, 2, self._log_path, flags, 0o600))
-        actions.append((os.POSIX_SPAWN_DUP2, 2, 1))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        log = [(os.POSIX_SPAWN_OPEN, 2, self._log_path, flags, 0o600)] if self._log_path else []
+        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *log, (os.POSIX_SPAWN_DUP2, 2, 1)]
         return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setpgroup=0, setsigmask=[])
 
     def _wait(self, timeout_s: float) -> None:
@@ -290,6 +287,8 @@ class _Keeper:
             return
         if op == "hold":
             self._credentials = cast("list[object]", message.get("credentials", []))
+        elif op == "up":
+            self._patience = len(BACKOFF_S)
         elif op == "release":
             self._is_leaving = True
             self._election.release()
@@ -319,7 +318,7 @@ class _Keeper:
         if self._is_leaving or self._stops or code == os.EX_CONFIG:
             _log("worker.ended", **facts)
             self._exit = code if code >= 0 else 128 - code
-        elif self._quick_deaths > len(BACKOFF_S):
+        elif self._quick_deaths > self._patience:
             advice = "Look into worker.log beside this file, then run `claude-jobs doctor`."
             _log("keeper.gave_up", quick_deaths=self._quick_deaths, advice=advice, **facts)
             self._exit = GAVE_UP
