@@ -125,7 +125,7 @@ def test_unusable_database_is_explained_by_every_front(make_place: MakePlace, da
     file = here.home.db_dir / "jobs.db"
     if damage == "garbage":
         file.write_bytes(b"this is no database at all" * 1_000)
-        clues = ("mv ", "claude-jobs doctor")
+        clues = ("claude-jobs worker --stop", "mv ", "claude-jobs doctor")
     else:
         _make_newer(here)
         clues = (f"schema {SCHEMA + 1}", "Upgrade claude-jobs")
@@ -144,6 +144,23 @@ def test_unusable_database_is_explained_by_every_front(make_place: MakePlace, da
     assert shown.returncode == 4
     assert file.read_bytes() == before
     wait_until(lambda: not here.own_processes())
+
+
+def test_database_moved_from_under_the_worker_takes_no_job_until_a_new_worker_begins(make_place: MakePlace) -> None:
+    here = make_place()
+    here.ended(here.submit(["one"]))
+    file = here.home.db_dir / "jobs.db"
+    file.rename(file.with_name("jobs.db.damaged"))
+
+    refused = here.command("spawn", "two")
+    stopped = here.command("worker", "--stop")
+    taken = here.command("spawn", "--wait", "three")
+
+    assert refused.returncode == 4
+    assert "claude-jobs worker --stop" in refused.stderr, refused.stderr
+    assert stopped.returncode == 0, stopped.stderr
+    assert taken.returncode == 0, taken.stderr
+    assert here.call("jobs")["total"] == 1
 
 
 def test_env_file_that_is_no_text_is_told_at_once(make_place: MakePlace) -> None:

@@ -162,7 +162,7 @@ def test_a_file_that_was_deleted_while_it_is_open_is_told(tmp_path: Path, become
         with pytest.raises(StoreUnavailable) as refused:
             operation()
         assert "deleted or replaced" in refused.value.message
-        assert "start claude-jobs again" in refused.value.message
+        assert "claude-jobs worker --stop" in refused.value.message
 
     (tmp_path / "moved.db").rename(tmp_path / "gate.db")
     assert isinstance(store.reserve(ask("a", 1)), Reserved)

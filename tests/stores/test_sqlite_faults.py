@@ -76,8 +76,25 @@ def test_a_file_that_is_no_database(tmp_path: Path, damage: bytes) -> None:
         open_sqlite(tmp_path)
 
     assert broken.value.path == str(tmp_path / "jobs.db")
-    assert "mv " in broken.value.message
+    said = broken.value.message
+    assert 0 < said.find("claude-jobs worker --stop") < said.find("mv ")
     assert "claude-jobs doctor" in broken.value.message
+
+
+@pytest.mark.parametrize("becomes", ["nothing", "another file"])
+def test_a_file_that_was_moved_while_it_is_open_takes_no_job(store: SqliteStore, tmp_path: Path, becomes: str) -> None:
+    file, aside = tmp_path / "state" / "jobs.db", tmp_path / "aside"
+    before = store.submit(batch(item()))[0].job
+    file.rename(aside)
+    if becomes == "another file":
+        file.touch()
+
+    with pytest.raises(StoreUnavailable, match=r"deleted or replaced(.*)claude-jobs worker --stop"):
+        store.submit(batch(item()))
+
+    aside.rename(file)
+    after = store.submit(batch(item()))[0].job
+    assert {job.id for job in store.list(JobFilter()).jobs} == {before.id, after.id}
 
 
 def test_a_damaged_page_is_called_damage(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class Database:
             pass
         message = (
             f"{str(self.path)!r} was deleted or replaced while it was in use. "
-            "Put it back, or start claude-jobs again to begin with the file that is there now."
+            "Put it back, or end the worker (`claude-jobs worker --stop`): the next one begins with the file that is there then."
         )
         raise StoreUnavailable(message, path=str(self.path))
 
@@ -213,8 +213,8 @@ def _mapped(error: sqlite3.DatabaseError, path: Path) -> StoreCorrupt | StoreUna
     primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if primary in _CORRUPT:
         message = (
-            f"The database {str(path)!r} is damaged ({error}). Move it aside "
-            f"(`mv {path} {path}.damaged`) to start afresh, or ask `claude-jobs doctor`."
+            f"The database {str(path)!r} is damaged ({error}). To start afresh stop the worker (`claude-jobs worker --stop`), "
+            f"then move it aside (`mv {path} {path}.damaged`). Or ask `claude-jobs doctor`."
         )
         return StoreCorrupt(message, path=str(path))
     if primary in _AWAY:

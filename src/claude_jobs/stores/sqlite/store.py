@@ -65,6 +65,7 @@ class SqliteStore:
     @contextmanager
     def _write(self, *, durable: bool) -> Generator[Rows]:
         with self._database.write(durable=durable) as connection:
+            self._database.check_there()  # under the lock, for which we may have waited
             rows = Rows(connection, self._texts)
             yield rows
         with mapped_errors(self._database.path):
