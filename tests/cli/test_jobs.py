@@ -231,6 +231,20 @@ def test_a_token_that_is_not_known_cannot_be_restored(stage: Stage) -> None:
     assert "000000000000" in ran.err
 
 
+@pytest.mark.parametrize("filters", [("--state", "failed"), ("--batch", "b-none"), ("--label", "another")])
+def test_a_job_that_a_filter_leaves_out_is_not_called_unknown(stage: Stage, filters: tuple[str, ...]) -> None:
+    job_id = spawned(stage, directive("Say hello.", reply="Hello."), "--label", "mine")
+    wait_until(lambda: state_of(stage, job_id) == "succeeded")
+    ran = run("status", job_id, *filters, "--json", environ=stage.environ)
+    told = run("status", job_id, *filters, environ=stage.environ)
+    unknown = run("status", job_id, "j-none", *filters, environ=stage.environ)
+
+    assert (ran.code, ran.json()["jobs"]) == (0, [])
+    assert "No job fits" in told.out + told.err
+    assert unknown.code != 0
+    assert "'j-none'" in unknown.err
+
+
 def test_unread_results_come_first_in_status(stage: Stage) -> None:
     job_id = spawned(stage, directive("Unread.", reply="news"), "--label", "unread-one")
     wait_until(lambda: state_of(stage, job_id) == "succeeded", 60)

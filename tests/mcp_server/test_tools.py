@@ -235,6 +235,18 @@ async def test_status_pages_and_names_unknown_ids(tmp_path: Path) -> None:
     assert ([job["job_id"] for job in some["jobs"]], some["unknown"]) == ([ids[0]], ["j-none"])
 
 
+async def test_status_calls_no_job_unknown_that_another_filter_leaves_out(tmp_path: Path) -> None:
+    async with surface(tmp_path) as here, Client(here.server) as client:
+        job_id = (await call(client, "spawn", prompt="x"))["job_id"]
+        await ended(here.app, job_id)
+        by_batch = await call(client, "status", job_ids=[job_id, "j-none"], batch="b-none")
+        by_state = await call(client, "status", job_ids=[job_id, "j-none"], state="failed")
+        refused = await refusal(client, "status", job_ids=["j-none"], state="failed")
+
+    assert [(page["jobs"], page["unknown"]) for page in (by_batch, by_state)] == [([], ["j-none"])] * 2
+    assert "job_not_found: No job 'j-none'" in refused
+
+
 async def test_status_tells_the_place_in_the_queue(tmp_path: Path) -> None:
     async with (
         surface(tmp_path, seconds=LONG, CLAUDE_JOBS_TOKEN_CONCURRENCY="1", tokens=1) as here,

@@ -101,18 +101,28 @@ def status(
         page = worker.call("jobs", {**query, "limit": max(limit, len(ids))})
         if batch_id and page["jobs"]:
             page["report"] = worker.call("report", {"batch_id": batch_id})
-    for missing in sorted(set(ids) - {job["job_id"] for job in page["jobs"]}):
-        raise JobNotFound(missing)
+        _check_known(worker, set(ids) - {job["job_id"] for job in page["jobs"]})
     if as_json:
         output.emit(page)
         return exits.OK
-    output.table(rows(page["jobs"]), _COLUMNS, empty="No jobs. `claude-jobs spawn 'a task'` makes one.")
+    output.table(rows(page["jobs"]), _COLUMNS, empty=_NONE_FIT if any(query.values()) else _NONE)
     if "report" in page:
         output.note(output.safe(page["report"]["line"]))
         output.note(batches.figures(page["report"]))
     if page["cursor"]:
         output.note(f"{page['total']} in all. More: claude-jobs status --cursor {page['cursor']}")
     return exits.OK
+
+
+_NONE = "No jobs. `claude-jobs spawn 'a task'` makes one."
+_NONE_FIT = "No job fits all of that. `claude-jobs status` lists the latest."
+
+
+def _check_known(worker: Connection, missing: set[str]) -> None:
+    """A job that is there may have been left out by the other filters."""
+    there = {job["job_id"] for job in batches.by_ids(worker, sorted(missing))}
+    for unknown in sorted(missing - there):
+        raise JobNotFound(unknown)
 
 
 def _tree(worker: Connection, job_id: str, *, as_json: bool) -> int:

@@ -51,8 +51,8 @@ async def status(
     )
     caller = current_caller(app)
     page, situations = await app.jobs.list(query, caller)
-    unknown = [] if state != "any" else [i for i in ids if i not in {situation.job.id for situation in situations}]
-    if unknown and not situations:
+    unknown = await _unknown(app, caller, [i for i in ids if i not in {situation.job.id for situation in situations}])
+    if unknown and len(unknown) == len(ids):
         raise JobNotFound(unknown[0])
     now_ms = app.clock()
     jobs = [asdict(job_view(situation, now_ms)) for situation in situations]
@@ -61,6 +61,15 @@ async def status(
     more = [f'More: status(cursor="{page.cursor}")'] if page.cursor else []
     view = {**figures, "total": page.total, "jobs": jobs, "unknown": unknown, "cursor": page.cursor}
     return Reply("\n".join([head, *lines, *more]), view, structured=True)
+
+
+async def _unknown(app: McpApp, caller: Caller, missing: list[str]) -> list[str]:
+    """Those that do not exist: one that does may have been left out by the other filters."""
+    if not missing:
+        return []
+    page, _ = await app.jobs.list(JobFilter(ids=tuple(missing), limit=len(missing)), caller)
+    there = {job.id for job in page.jobs}
+    return [job_id for job_id in missing if job_id not in there]
 
 
 async def _overview(app: McpApp, caller: Caller, page: Page, batch: str) -> tuple[str, dict[str, object]]:
