@@ -16,8 +16,8 @@ from support_processes import gone, is_running, wait_until
 from support_worker import Json, Place, Session, old_version
 
 from claude_jobs import __version__
-from claude_jobs.rpc import launch, link, offer
-from claude_jobs.rpc.client import Client
+from claude_jobs.rpc import launch, link
+from claude_jobs.rpc.client import connect
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def _start_old(here: Place, version: str) -> Path:
 
 def _old_pids(here: Place, version: str) -> list[int]:
     """Worker and keeper, asked as one who does not want a newer one."""
-    with Client(*launch.ensure_worker(here.home, here.env, offer.build(here.env, "rpc"), start=False)) as client:
+    with connect(here.home, environ=here.env, start=False) as client:
         health = cast("Json", client.call("health"))
     assert health["version"] == version
     return [health["pid"], health["keeper_pid"]]
@@ -103,7 +103,7 @@ def test_queued_jobs_of_a_front_that_is_gone_go_on_with_the_successor(make_place
     here.stand_in(f'while [ ! -e "{go_on}" ]; do sleep 0.1; done; echo "$MY_PASSWORD" >> "{said}"')
     _start_old(here, "0.0.1")
     theirs = {**here.env, "CLAUDE_CODE_TOKEN1": "sk-ant-oat01-of-another-shell", "MY_PASSWORD": "open sesame"}
-    with Client(*launch.ensure_worker(here.home, theirs, offer.build(theirs, "rpc"), start=False)) as client:
+    with connect(here.home, environ=theirs, start=False) as client:
         long, queued = here.submit(["long", "queued"], client)
     here.all_started([long])
     old_pids = _old_pids(here, "0.0.1")

@@ -141,6 +141,16 @@ def test_none_means_none(home: Home, environ: dict[str, str]) -> None:
         connect(home, environ=environ, start=False)
 
 
+def test_an_empty_mode_is_the_default(home: Home, environ: dict[str, str]) -> None:
+    with connect(home, environ={**environ, "CLAUDE_JOBS_WORKER": ""}) as front:
+        assert front.welcome.version == __version__
+
+
+def test_an_unknown_mode_is_told_with_the_known_ones(home: Home, environ: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequest, match="'detatched': use one of detached, inline, none"):
+        connect(home, environ={**environ, "CLAUDE_JOBS_WORKER": "detatched"})
+
+
 def test_an_older_worker_steps_aside_for_ours(
     home: Home, environ: dict[str, str], worker: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

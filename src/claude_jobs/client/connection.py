@@ -36,8 +36,7 @@ def dial(home: Home, environ: Mapping[str, str], *, start: bool) -> socket.socke
     """
     hello = offer.build(environ, "rpc")
     if start:
-        may_start = environ.get("CLAUDE_JOBS_WORKER", "detached") == "detached"
-        return ensure_worker(home, environ, hello, start=may_start)[0]
+        return ensure_worker(home, environ, hello)[0]
     found = link.connect(home, hello)
     if found is None:
         raise WorkerUnavailable("No worker runs. One starts with the first job, or with `claude-jobs worker`.")

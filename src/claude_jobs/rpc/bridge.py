@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from claude_jobs.errors import ClaudeJobsError, InvalidRequest
+from claude_jobs.errors import ClaudeJobsError
 from claude_jobs.rpc import link, offer, offline
 from claude_jobs.rpc.launch import ensure_worker, is_inside_job
 from claude_jobs.rpc.pipes import READ_BYTES, LineReader, write_ready
@@ -27,7 +27,6 @@ _BUFFER_BYTES = 1 << 20
 _LAST_ANSWERS_S = 1.0
 _HANG_UP_S = 2.0
 _TOO_LONG = f"A line has more than {MAX_LINE_BYTES} bytes. Put the text into a file and name it in the prompt."
-_MODES = ("detached", "inline", "none")
 
 
 def main(inline: Callable[[bool], int], environ: Mapping[str, str] = os.environ) -> int:
@@ -37,7 +36,7 @@ def main(inline: Callable[[bool], int], environ: Mapping[str, str] = os.environ)
         inline: Serves without a worker; told whether jobs run in this process.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # like SIGTERM and SIGHUP: nothing here needs saving
-    mode = environ.get("CLAUDE_JOBS_WORKER", "") or "detached"
+    mode = environ.get("CLAUDE_JOBS_WORKER", "")
     home = Home.resolve(environ)
     wants_inline = mode == "inline" or (mode == "none" and not link.is_listening(home))
     if wants_inline and not is_inside_job(environ):
@@ -240,12 +239,8 @@ class Bridge:
             self._after_replay = replay[1:]
 
     def _greeted(self) -> socket.socket:
-        mode = self._environ.get("CLAUDE_JOBS_WORKER", "") or "detached"
-        if mode not in _MODES:
-            message = f"CLAUDE_JOBS_WORKER={mode!r}: use one of {', '.join(_MODES)}."
-            raise InvalidRequest(message, field="CLAUDE_JOBS_WORKER")
         hello = offer.build(self._environ, "mcp")
-        return ensure_worker(self._home, self._environ, hello, start=mode == "detached", worker=self._worker)[0]
+        return ensure_worker(self._home, self._environ, hello, worker=self._worker)[0]
 
     def _flush_client(self) -> None:
         """Give the client what it is owed before something that may take long."""

@@ -30,14 +30,14 @@ def connect(
         hello: Default: one with everything that `environ` offers.
 
     Raises:
+        InvalidRequest: CLAUDE_JOBS_WORKER is none of its values.
         WorkerUnavailable: There is none, and none could be started.
         ClaudeJobsError: The worker refused us, or the state directory is not usable.
     """
     where = home or Home.resolve(environ)
     line = hello or offer.build(environ, "rpc")
-    may_start = start and environ.get("CLAUDE_JOBS_WORKER", "detached") == "detached"
     if start:
-        return Client(*ensure_worker(where, environ, line, start=may_start))
+        return Client(*ensure_worker(where, environ, line))
     found = link.connect(where, line)
     if found is None:
         raise WorkerUnavailable("No worker runs. One starts with the first job, or with `claude-jobs worker`.")

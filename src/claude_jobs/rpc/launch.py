@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from claude_jobs import __version__
-from claude_jobs.errors import StoreUnavailable, WorkerUnavailable
+from claude_jobs.errors import InvalidRequest, StoreUnavailable, WorkerUnavailable
 from claude_jobs.rpc import offer
 from claude_jobs.rpc.link import ask, connect
 from claude_jobs.rpc.offer import JOB_SECRET, MARK, Welcome
@@ -28,6 +28,7 @@ from claude_jobs.runner.paths import Home
 START_TIMEOUT_S = 20.0
 _KEEPER = Path(paths.__file__).with_name("keeper.py")
 _ELECTED_ELSEWHERE = "exit 3"
+_MODES = ("detached", "inline", "none")
 _POLL_S = (0.01, 0.1)
 _AGAIN_S = 0.25
 _TAIL_BYTES = 1_000
@@ -67,22 +68,23 @@ def ensure_worker(
     environ: Mapping[str, str],
     hello: bytes,
     *,
-    start: bool = True,
     worker: Sequence[str] | None = None,
     timeout_s: float = START_TIMEOUT_S,
 ) -> tuple[socket.socket, Welcome]:
     """A socket on which a worker of our version or a newer one has accepted `hello`. An older one is asked to step aside.
 
+    One is started if CLAUDE_JOBS_WORKER does not say otherwise. From inside a job none ever is.
+
     Args:
-        start: Whether a worker may be started. From inside a job none ever is.
         worker: Command line of the worker, for a test; default: this installation's.
 
     Raises:
+        InvalidRequest: CLAUDE_JOBS_WORKER is none of its values.
         WorkerUnavailable: There is none, and none could be started.
         StoreUnavailable: The state directory is not usable.
         ClaudeJobsError: The worker refused us.
     """
-    may_start = start and not offer.is_inside_job(environ)
+    may_start = _mode(environ) == "detached" and not offer.is_inside_job(environ)
     search = _Search(home, environ, hello, may_start=may_start)
     if (found := search.look()) is not None:
         return found
@@ -101,6 +103,14 @@ def ensure_worker(
             if (found := search.look()) is not None:
                 return found
         raise starter.failure(f"No worker answered within {timeout_s:.0f} s.")
+
+
+def _mode(environ: Mapping[str, str]) -> str:
+    mode = environ.get("CLAUDE_JOBS_WORKER", "") or "detached"
+    if mode not in _MODES:
+        message = f"CLAUDE_JOBS_WORKER={mode!r}: use one of {', '.join(_MODES)}."
+        raise InvalidRequest(message, field="CLAUDE_JOBS_WORKER")
+    return mode
 
 
 def is_inside_job(environ: Mapping[str, str]) -> bool:
