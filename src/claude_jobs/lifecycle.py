@@ -58,6 +58,7 @@ class WorkerProcess:
         self._leave = asyncio.Event()
         self._grace_s = 0.0
         self._is_stepping_aside = False
+        self._is_idle = False
         self._started_ms = now_ms()
         self._busy_at = time.monotonic()
         self._front_desk = FrontDesk()
@@ -94,7 +95,7 @@ class WorkerProcess:
                 server.close()
                 await app.worker.leave(self._grace_s)
                 await working
-                if link is not None:
+                if link is not None and not await self._is_called_back(app, server, serving):
                     await link.done()
                 for chore in chores:
                     chore.cancel()
@@ -146,8 +147,9 @@ class WorkerProcess:
             "slots": self._settings.slots,
         }
 
-    def _told_to_leave(self, grace_s: float) -> None:
+    def _told_to_leave(self, grace_s: float, *, is_idle: bool = False) -> None:
         """Whoever says it twice means: now."""
+        self._is_idle = is_idle and not self._leave.is_set()
         self._grace_s = 0.0 if self._leave.is_set() else grace_s
         if self._leave.is_set() and self._worker is not None:
             self._worker.hurry()
@@ -175,11 +177,20 @@ class WorkerProcess:
                 self._busy_at = time.monotonic()
             elif time.monotonic() - self._busy_at >= self._settings.idle_s and not self._front_desk.http_url:
                 log.info("process.idle", idle_s=self._settings.idle_s)
-                self._told_to_leave(0.0)
+                self._told_to_leave(0.0, is_idle=True)
+                return
         await hand_over(self._home, app.desk.tokens.offered())
         while app.worker.running:
             await rung(app.desk.work.ticket(), IDLE_LOOK_S)
         self._told_to_leave(0.0)
+
+    async def _is_called_back(self, app: App, server: Server, serving: asyncio.Task[None]) -> bool:
+        """Whether a front brought work while we left for want of it: then the keeper starts the next worker at once."""
+        if not self._is_idle:
+            return False
+        server.abort()
+        await asyncio.wait([serving])  # what is accepted now was accepted before we look
+        return await _has_work(app)
 
     async def _watch_keeper(self, server: Server) -> None:
         if self._link is not None:
