@@ -223,10 +223,11 @@ class StoreMachine(RuleBasedStateMachine):
 
         self.both(act)
 
-    @rule(picks=st.lists(PICK, min_size=1, max_size=2), tree=st.booleans())
-    def reopen(self, picks: list[int], tree: bool) -> None:
+    @rule(picks=st.lists(PICK, min_size=1, max_size=2), tree=st.booleans(), asker=st.none() | st.integers(0, 3))
+    def reopen(self, picks: list[int], tree: bool, asker: int | None) -> None:
         def act(store: JobStore, ids: Sequence[str]) -> tuple[Job, ...]:
-            return store.reopen([_at(ids, pick) for pick in picks], self.now_ms, tree=tree)
+            named = [_at(ids, pick) for pick in picks]
+            return store.reopen(named, self.now_ms, tree=tree, asker="" if asker is None else _at(ids, asker))
 
         found, expected = _answer(act, self.real, self.real_ids), _answer(act, self.model, self.model_ids)
         if not isinstance(found, str) and not isinstance(expected, str):

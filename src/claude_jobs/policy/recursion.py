@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 from claude_jobs.domain.job import Job, JobSpec, Submission
 from claude_jobs.domain.usage import nusd, usd
-from claude_jobs.errors import RecursionRefused
+from claude_jobs.errors import NotPermitted, RecursionRefused
 
 RATE_WINDOW_MS = 60_000
 """CLAUDE_JOBS_MAX_SPAWN_RATE counts the spawns of so long."""
+MAX_RETRIES_BY_JOB = 3
+"""Retries are no new jobs of their tree, so nothing else would end a job that runs its children again and again."""
 SHOWN_LINKS = 12
 """A longer chain is shown by its two ends."""
 SHOWN_LABEL = 40
@@ -186,6 +188,56 @@ def share(submission: Submission, left_nusd: int | None, siblings: int, *, chain
         what = "Nothing is left to give away of this job's budget (max_cost_usd)."
         raise _refused(chain, "budget", usd(left_nusd), what, _YOURSELF)
     return replace(submission, spec=replace(submission.spec, max_cost_usd=usd(part)))
+
+
+def check_steers(asker: str, job_id: str, above: Sequence[Job]) -> None:
+    """A job steers its descendants and nobody else. Raises NotPermitted.
+
+    Args:
+        above: The ancestors of `job_id`.
+    """
+    if all(job.id != asker for job in above):
+        message = f"Job {asker!r} may do this to jobs that it spawned, and {job_id!r} is none of them."
+        raise NotPermitted(message, field="job_ids")
+
+
+def check_retries(above: Sequence[Job], job: Job) -> None:
+    """Whether a job may have `job`, which is below it, run once more. `above` as for `check`.
+
+    Raises:
+        RecursionRefused: limit "retries".
+    """
+    if job.reopened >= MAX_RETRIES_BY_JOB:
+        raise RecursionRefused(
+            f"Job {job.id!r} was run again {job.reopened} times already, and a job may ask for at most "
+            f"{MAX_RETRIES_BY_JOB}. Return what fails; your user can run `claude-jobs retry {job.id}`.",
+            limit="retries",
+            value=MAX_RETRIES_BY_JOB,
+            chain=tuple(one.id for one in above),
+        )
+
+
+def check_affords(payer: Job, others: Sequence[Job], job: Job) -> None:
+    """Whether an ended job may have its budget once more: what it did not use went back, and may have been given away.
+
+    Args:
+        payer: The job above it that its budget is taken out of.
+        others: All jobs below the payer, but without `job` and those below it.
+
+    Raises:
+        RecursionRefused: limit "budget".
+    """
+    left = left_nusd(payer, others)
+    budget = job.spec.max_cost_usd
+    if left is None or budget is None or nusd(budget) <= left:
+        return
+    raise RecursionRefused(
+        f"Job {job.id!r} had ${budget:g} of the budget of job {payer.id!r}, and only ${usd(left):.6f} of that is left. "
+        "Wait for other children to end: what they did not use comes back. Or spawn the work anew: it gets a part of the rest.",
+        limit="budget",
+        value=usd(left),
+        chain=(payer.id, job.id),
+    )
 
 
 def link(job: Job) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from claude_jobs.domain.event import Event
 from claude_jobs.domain.job import TERMINAL, Attempt, Job, JobState, PublicState
-from claude_jobs.errors import AdmissionError, JobNotFound, NotPermitted, RecursionRefused
+from claude_jobs.errors import AdmissionError, JobNotFound
 from claude_jobs.policy import estimate
-from claude_jobs.policy.recursion import RecursionLimits
+from claude_jobs.policy.recursion import RecursionLimits, check_steers
 from claude_jobs.runner.order import StopReason
 from claude_jobs.services.attempts import RunningAttempt
 from claude_jobs.services.batches import BatchReport, collected, no_batch
@@ -28,7 +28,6 @@ from claude_jobs.stores.base import CancelAck, Counts, JobFilter, Page, Receipt,
 __all__ = ["MAX_BATCH", "Cancelled", "JobManager", "Situation", "Submitted"]
 
 POLL_S = 0.5
-MAX_RETRIES_BY_JOB = 3
 CANCEL_WAIT_S = 12.0
 """Longer than a stop can take (interrupt, TERM and KILL each have their own bound)."""
 
@@ -167,15 +166,14 @@ class JobManager:
 
         Raises:
             JobNotFound: One of them does not exist; then none was reopened.
-            InvalidRequest: There is nothing to run again.
+            InvalidRequest: There is nothing to run again; a job above one of them was cancelled; or a job asks for what
+                an ended one had spawned.
             NotPermitted: A job asks for one outside its own descendants.
-            RecursionRefused: A job asks for one that was run again often enough.
+            RecursionRefused: A job asks for one that was run again often enough, or its budget has been given away.
         """
         desk = self._desk
-        await self._check_descends(job_ids, caller)
-        if caller is not None and caller.inside_job:
-            await self._check_retries(job_ids, caller.inside_job)
-        reopened = await desk.database(desk.store.reopen, job_ids, desk.clock(), tree=tree)
+        asker = caller.inside_job if caller else ""
+        reopened = await desk.database(desk.store.reopen, job_ids, desk.clock(), tree=tree, asker=asker)
         desk.work.ring()
         desk.bell.ring()
         return reopened
@@ -184,22 +182,7 @@ class JobManager:
         """A job steers its descendants and nobody else."""
         asker = caller.inside_job if caller else ""
         for job_id in job_ids if asker else ():
-            chain = [job.id for job in await self._recursion.chain(job_id)]
-            if asker not in chain[:-1]:
-                message = f"Job {asker!r} may do this to jobs that it spawned, and {job_id!r} is none of them."
-                raise NotPermitted(message, field="job_ids")
-
-    async def _check_retries(self, job_ids: Sequence[str], asker: str) -> None:
-        """Retries are no new jobs of the tree, so nothing else would end a job that runs its children again and again."""
-        for job_id in job_ids:
-            job = await self.get(job_id)
-            if job.reopened >= MAX_RETRIES_BY_JOB:
-                message = (
-                    f"Job {job_id!r} was run again {job.reopened} times already, and a job may ask for at most "
-                    f"{MAX_RETRIES_BY_JOB}. Return what fails; your user can run `claude-jobs retry {job_id}`."
-                )
-                chain = tuple(above.id for above in await self._recursion.chain(asker))
-                raise RecursionRefused(message, limit="retries", value=MAX_RETRIES_BY_JOB, chain=chain)
+            check_steers(asker, job_id, (await self._recursion.chain(job_id))[:-1])
 
     async def _check_visible(self, job: Job, caller: Caller | None) -> None:
         """A job reads its own tree: what others were told and answered is none of its business."""

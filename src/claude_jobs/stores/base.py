@@ -242,16 +242,22 @@ class JobStore(Protocol):
         """blocked -> running: permits taken again, past their caps if need be. False if stale or not blocked."""
         ...
 
-    def reopen(self, job_ids: Sequence[str], now_ms: int, *, tree: bool = False) -> tuple[Job, ...]:
+    def reopen(self, job_ids: Sequence[str], now_ms: int, *, tree: bool = False, asker: str = "") -> tuple[Job, ...]:
         """Run ended jobs again under their ids: a new session, counters of attempts at zero, what was spent stays.
 
         Each must be failed, cancelled or expired. With `tree`, what is reopened is every such job among the named ones,
         those below them, and the jobs of their batches that depend on one of these; but none below another reopened
         job, whose parent will spawn what it needs. Either way, jobs that never ran because of a reopened one
-        (Failure.DEPENDENCY) come back with it. A job that goes on with an earlier one's session stays in it.
+        (Failure.DEPENDENCY) come back with it, unless they would be refused for what is above them. A job that goes on
+        with an earlier one's session stays in it. A deadline that is over is dropped, but not that of a job above it.
 
-        Returns the reopened jobs, in submit order. Raises JobNotFound; InvalidRequest if there is nothing to reopen,
-        if a session is in use by now, or (without `tree`) if one has not so ended or needs a job that stays failed.
+        `asker` is the job that asks, "" for a user: it brings back what is below it and nothing else, each job at most
+        policy.recursion.MAX_RETRIES_BY_JOB times, and nothing below an ended job.
+
+        Returns the reopened jobs, in submit order. Raises JobNotFound; NotPermitted if one is not below the asker;
+        RecursionRefused if one was run again too often, or if its budget has been given away since; InvalidRequest if
+        there is nothing to reopen, if an ancestor was cancelled and not reopened itself, if a session is in use by now,
+        or (without `tree`) if one has not so ended or needs a job that stays failed.
         """
         ...
 

@@ -6,7 +6,7 @@ Who depends on whom is found by the stores; what follows from it is said here.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from claude_jobs.domain.event import EventKind, NewEvent
@@ -63,11 +63,10 @@ def stop_why(job: Job) -> str:
     return f"{job.id} {job.state.value} and its batch stops at the first failure"
 
 
-def reopened(job: Job, states: States, now_ms: int) -> tuple[Job, NewEvent]:
+def reopened(job: Job, states: States, now_ms: int, *, deadline_ms: int | None) -> tuple[Job, NewEvent]:
     """An ended job at its beginning again, and the event that tells of it. What it cost, and its place by rank, stay."""
     is_waiting = weighed(job, states) is Verdict.PENDING
     goes_on = continues(job)
-    is_late = job.deadline_ms is not None and job.deadline_ms <= now_ms
     again = replace(
         job,
         state=advance(job.state, Trigger.REOPEN_WAITING if is_waiting else Trigger.REOPEN),
@@ -86,7 +85,7 @@ def reopened(job: Job, states: States, now_ms: int) -> tuple[Job, NewEvent]:
         refused_by=(),
         cancel_why=None,
         not_before_ms=None,
-        deadline_ms=None if is_late else job.deadline_ms,
+        deadline_ms=deadline_ms,
         finished_ms=None,
         read_ms=None,
         progress=Progress(),
@@ -103,13 +102,21 @@ def continues(job: Job) -> str:
     return "" if job.spec.fork else job.spec.resume_session
 
 
-def to_reopen(named: Sequence[str], jobs: Mapping[str, Job], states: States, *, tree: bool) -> tuple[str, ...]:
+def to_reopen(
+    named: Sequence[str],
+    jobs: Mapping[str, Job],
+    states: States,
+    *,
+    tree: bool,
+    may_follow: Callable[[Job], bool],
+) -> tuple[str, ...]:
     """Which jobs JobStore.reopen reopens.
 
     Args:
         jobs: In submit order: at least the named ones, with `tree` all below them, and of all these every job that
             depends on one of them, over any number of steps.
         states: Of everything that these jobs depend on.
+        may_follow: Whether a job that nobody named may come back because of one that it needs.
 
     Raises:
         InvalidRequest: Nothing is to be reopened; or without `tree`, a named job has not failed or could not run.
@@ -118,7 +125,7 @@ def to_reopen(named: Sequence[str], jobs: Mapping[str, Job], states: States, *, 
     if not tree:
         for job in wanted.values():
             _check_ended(job)
-    chosen = _without_hopeless(wanted | _followers(wanted, jobs), states)
+    chosen = _without_hopeless(wanted | _followers(wanted, jobs, may_follow), states)
     hopeless = [job for job in wanted.values() if job.id not in chosen]
     if hopeless and not tree:
         lost = ", ".join(f"{job_id} ({state.value})" for job_id, state in _lost(hopeless[0], states))
@@ -167,14 +174,15 @@ def _is_below(job: Job, others: Mapping[str, Job], jobs: Mapping[str, Job]) -> b
     return False
 
 
-def _followers(wanted: Mapping[str, Job], jobs: Mapping[str, Job]) -> dict[str, Job]:
+def _followers(wanted: Mapping[str, Job], jobs: Mapping[str, Job], may_follow: Callable[[Job], bool]) -> dict[str, Job]:
     """Jobs that never ran because of the wanted ones, over any number of steps."""
     dependents = _dependents(job for job in jobs.values() if job.outcome and job.outcome.failure is Failure.DEPENDENCY)
     found: dict[str, Job] = {}
     queue = list(wanted)
     while queue:
         for job in dependents.get(queue.pop(), ()):
-            if job.id not in wanted and job.id not in found and job.state in REOPENABLE:
+            is_new = job.id not in wanted and job.id not in found
+            if is_new and job.state in REOPENABLE and may_follow(job):
                 found[job.id] = job
                 queue.append(job.id)
     return found

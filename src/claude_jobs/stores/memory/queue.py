@@ -28,7 +28,7 @@ def submit(world: World, request: SubmitRequest) -> tuple[Receipt, ...]:
 
 
 class Register:
-    """stores.acceptance.Register over all jobs."""
+    """stores.acceptance.Register, and that of stores.reopening, over all jobs."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -17,8 +17,7 @@ from claude_jobs.policy import tokens as token_rules
 from claude_jobs.policy.eta import Place
 from claude_jobs.policy.retry import Disposition
 from claude_jobs.policy.transitions import public
-from claude_jobs.stores import graph, lifecycle
-from claude_jobs.stores.acceptance import check_session
+from claude_jobs.stores import lifecycle, reopening
 from claude_jobs.stores.base import (
     MAX_EVENTS_PER_JOB,
     Admission,
@@ -96,18 +95,12 @@ class MemoryStore:
         self._world.put(lifecycle.unblocked(job), now_ms, lifecycle.unblocked_event())
         return True
 
-    def reopen(self, job_ids: Sequence[str], now_ms: int, *, tree: bool = False) -> tuple[Job, ...]:
+    def reopen(self, job_ids: Sequence[str], now_ms: int, *, tree: bool = False, asker: str = "") -> tuple[Job, ...]:
         """See JobStore."""
         world = self._world
         named = [world.get(job_id).id for job_id in job_ids]
-        states = world.states()
-        chosen = graph.to_reopen(named, world.jobs, states, tree=tree)
-        after = states | dict.fromkeys(chosen, JobState.WAITING)
-        again = [graph.reopened(world.jobs[job_id], after, now_ms) for job_id in chosen]
-        busy = {job.session_id: job.id for job in world.unfinished()}
-        for job, _ in again:
-            check_session(job.session_id, busy.get(job.session_id), field="job_ids")
-            busy[job.session_id] = job.id
+        ask = reopening.Ask(job_ids=named, tree=tree, asker=asker, now_ms=now_ms)
+        again = reopening.reopen(queue.Register(world), ask, world.jobs, world.states())
         for job, event in again:
             world.put(job, now_ms, event)
         return tuple(job for job, _ in again)

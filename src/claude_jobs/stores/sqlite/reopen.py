@@ -1,15 +1,15 @@
-"""Running ended jobs again: which rows may be concerned; which of them are, and how, says stores.graph."""
+"""Running ended jobs again: which rows may be concerned; which of them are, and how, says stores.reopening."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from claude_jobs.domain.job import Job, JobState
-from claude_jobs.stores import codec, graph
-from claude_jobs.stores.acceptance import check_session
+from claude_jobs.domain.job import Job
+from claude_jobs.stores import codec, reopening
+from claude_jobs.stores.reopening import Ask
 from claude_jobs.stores.sqlite.ending import needed
 from claude_jobs.stores.sqlite.rows import Rows
-from claude_jobs.stores.sqlite.submit import session_user
+from claude_jobs.stores.sqlite.submit import Register
 
 # The named jobs, with `tree` (2nd parameter) all below them, and everything that depends on one of these.
 _NEAR = """WHERE j.id IN (
@@ -21,17 +21,12 @@ _NEAR = """WHERE j.id IN (
     ) ORDER BY j.seq"""
 
 
-def reopen(rows: Rows, job_ids: Sequence[str], now_ms: int, *, tree: bool) -> tuple[Job, ...]:
+def reopen(rows: Rows, job_ids: Sequence[str], now_ms: int, *, tree: bool, asker: str) -> tuple[Job, ...]:
     """See JobStore."""
     named = [rows.get(job_id).id for job_id in job_ids]
     near = {job.id: job for job in rows.select(_NEAR, codec.dumps(named), int(tree))}
-    states = needed(rows, list(near))
-    chosen = graph.to_reopen(named, near, states, tree=tree)
-    after = states | dict.fromkeys(chosen, JobState.WAITING)
-    again: list[Job] = []
-    for job_id in chosen:
-        job, event = graph.reopened(near[job_id], after, now_ms)
-        check_session(job.session_id, session_user(rows, job.session_id), field="job_ids")
-        rows.save(near[job_id], job, now_ms, event)
-        again.append(rows.get(job_id, whole=True))
-    return tuple(again)
+    ask = Ask(job_ids=named, tree=tree, asker=asker, now_ms=now_ms)
+    again = reopening.reopen(Register(rows), ask, near, needed(rows, list(near)))
+    for job, event in again:
+        rows.save(near[job.id], job, now_ms, event)
+    return tuple(rows.get(job.id, whole=True) for job, _ in again)

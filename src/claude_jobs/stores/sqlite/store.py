@@ -114,10 +114,10 @@ class SqliteStore:
         with self._write(durable=False) as rows:
             return settle.unblock(rows, job_id, epoch, now_ms)
 
-    def reopen(self, job_ids: Sequence[str], now_ms: int, *, tree: bool = False) -> tuple[Job, ...]:
+    def reopen(self, job_ids: Sequence[str], now_ms: int, *, tree: bool = False, asker: str = "") -> tuple[Job, ...]:
         """See JobStore."""
         with self._write(durable=True) as rows:
-            return reopen(rows, job_ids, now_ms, tree=tree)
+            return reopen(rows, job_ids, now_ms, tree=tree, asker=asker)
 
     def move(
         self, job_id: str, epoch: int, note: TokenNote, held: frozenset[str], limits: Limits, now_ms: int

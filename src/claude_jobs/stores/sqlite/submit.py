@@ -20,7 +20,7 @@ _RECENT = """SELECT created_ms FROM jobs INDEXED BY jobs_tree
 
 def submit(rows: Rows, request: SubmitRequest) -> tuple[Receipt, ...]:
     """See JobStore."""
-    accepted = accept(_Register(rows), request)
+    accepted = accept(Register(rows), request)
     for job in accepted.new:
         rows.insert(job, request.now_ms, submitted_event(job))
     if accepted.new and request.batch_id:
@@ -28,8 +28,8 @@ def submit(rows: Rows, request: SubmitRequest) -> tuple[Receipt, ...]:
     return accepted.receipts
 
 
-class _Register:
-    """stores.acceptance.Register over the rows of one transaction."""
+class Register:
+    """stores.acceptance.Register, and that of stores.reopening, over the rows of one transaction."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
