@@ -10,8 +10,9 @@ from stores.builders import NOW, Desk, asking, batch, cooling, failed, item
 
 from claude_jobs.domain.event import Event, EventKind, NewEvent
 from claude_jobs.domain.job import Dependency, DependencyOn, Grant, Job, Submission
-from claude_jobs.policy.auditor import Rule, Violation, audit
+from claude_jobs.policy.auditor import audit
 from claude_jobs.policy.recursion import RecursionLimits
+from claude_jobs.policy.violations import Rule, Violation
 from claude_jobs.stores.base import AdmitRequest, JobStore, Limits
 from claude_jobs.stores.memory import MemoryStore
 

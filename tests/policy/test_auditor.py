@@ -9,15 +9,16 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from policy.audit_log import Log, log_of, story
 from stores.builders import NOW, Desk, asking, batch, failed, item
 
 from claude_jobs.domain.event import Event, EventKind
 from claude_jobs.domain.job import OWNED, DependencyOn, Grant, JobState
 from claude_jobs.errors import ClaudeJobsError
-from claude_jobs.policy.auditor import OVERDUE_MS, Rule, audit
+from claude_jobs.policy.auditor import OVERDUE_MS, audit
 from claude_jobs.policy.recursion import RATE_WINDOW_MS, RecursionLimits
+from claude_jobs.policy.violations import Rule
 from claude_jobs.stores.base import Limits
 from claude_jobs.stores.memory import MemoryStore
 
@@ -92,6 +93,11 @@ BREACHES: list[tuple[Rule, str, Callable[[Log], object]]] = [
         Rule.CANCELLED,
         "again",
         lambda log: log.add("again", KIND.CANCEL_REQUESTED, 1, at=log.place("again", KIND.RETRY)),
+    ),
+    (
+        Rule.CANCELLED,
+        "child",
+        lambda log: log.add("root", KIND.CANCEL_REQUESTED, 1, at=log.place("child", KIND.ADMITTED)),
     ),
     (Rule.DEPENDENCY, "after", lambda log: log.row("after", on=DependencyOn.SUCCESS, depends_on=needs(log, "second"))),
     (Rule.LINEAGE, "child", lambda log: log.change("child", KIND.SUBMITTED, depth=2)),
@@ -241,6 +247,41 @@ def test_an_owner_that_could_not_know_of_a_waking_may_have_asked_for_one_more() 
     assert replayed([*WAITING, *runs("d")], Limits(per_token=9), used_slots=1) == [(len(WAITING), Rule.LIMIT)]
 
 
+def told(*steps: tuple[str, EventKind, str]) -> list[int]:
+    """Places of the steps that broke the rule of cancels, with `b` below `a` and `c` below that."""
+    data = {
+        "b": {"parent_id": "a", "root_id": "a", "depth": 1, "ordinal": 2},
+        "c": {"parent_id": "b", "root_id": "a", "depth": 2, "ordinal": 3},
+    }
+    made = [(name, KIND.SUBMITTED, "") for name in "abc"]
+    events = [
+        Event(
+            seq=seq,
+            job_id=name,
+            epoch=0,
+            at_ms=NOW,
+            kind=kind,
+            data=data.get(name, {}) if kind is KIND.SUBMITTED else {"state": state},
+        )
+        for seq, (name, kind, state) in enumerate((*made, *steps), 1)
+    ]
+    found = audit(events, [], limits=Limits(), slots=None, now_ms=NOW)
+    return [violation.seq - 1 - len(made) for violation in found if violation.rule is Rule.CANCELLED]
+
+
+def test_below_a_cancelled_job_nothing_comes_back_before_it_does() -> None:
+    ends = [(name, KIND.FINISHED, "cancelled") for name in "abc"]
+    back = {name: (name, KIND.REOPENED, "") for name in "abc"}
+    asked = ("a", KIND.CANCEL_REQUESTED, "")
+
+    assert told(*ends, back["c"]) == [3]
+    assert told(*ends, back["b"], back["c"]) == [3, 4]
+    assert told(*ends, back["a"], back["b"], back["c"]) == []
+    assert told(asked, *ends[1:], back["c"]) == [3]
+    assert told(("c", KIND.FINISHED, "failed"), ("b", KIND.FINISHED, "failed"), back["c"]) == []
+    assert told(asked, ends[1], ("a", KIND.FINISHED, "succeeded"), back["b"]) == []
+
+
 def test_the_spawn_rate_counts_any_window() -> None:
     data = {"parent_id": "root", "root_id": "root", "depth": 1}
     times = [0, 10, RATE_WINDOW_MS - 1, RATE_WINDOW_MS, RATE_WINDOW_MS + 5]
@@ -265,6 +306,8 @@ ACTS = st.sampled_from(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(ACTS, st.integers(0, 99)), max_size=80))
+@example([("submit", 0), ("admit", 0), ("child", 0), ("cancel", 0), ("reopen", 3)])
+@example([("submit", 0), ("admit", 0), ("child", 0), ("cancel", 0), ("reopen", 1)])
 def test_whatever_is_done_to_a_store_its_log_passes(acts: list[tuple[str, int]]) -> None:
     town = Town()
     for act, pick in acts:
@@ -340,7 +383,8 @@ class Town:
             case "cancel":
                 self.store.cancel([job_id], "enough", self.now_ms)
             case "reopen":
-                self.store.reopen([job_id], self.now_ms, tree=bool(pick % 2))
+                asker = self.store.get(job_id).parent_id if pick % 3 else None
+                self.store.reopen([job_id], self.now_ms, tree=bool(pick % 2), asker=asker or "")
             case _:
                 pass
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -17,40 +16,12 @@ from claude_jobs.domain.event import Event, EventKind
 from claude_jobs.domain.job import OWNED, QUEUED, TERMINAL, DependencyOn, Job, JobState
 from claude_jobs.policy.dependencies import Verdict, verdict
 from claude_jobs.policy.recursion import RATE_WINDOW_MS, RecursionLimits
+from claude_jobs.policy.violations import Rule, Violation
 
 OVERDUE_MS = 60_000
 """A queued job may outlive its deadline for so long: somebody has to look at it first."""
 
 _ENDS_OF_ATTEMPTS = frozenset({EventKind.FINISHED, EventKind.RETRY})
-
-
-class Rule(StrEnum):
-    """What must always hold."""
-
-    ORDER = "order"  # seq rises
-    LOST = "lost"  # every job of the log has a row
-    UNEXPLAINED = "unexplained"  # every row, and every step, follows from the events before it
-    FINISHED_TWICE = "finished_twice"  # at most one end a life; `reopened` begins the next
-    EPOCH = "epoch"  # each admission raises it, and nobody else
-    STALE = "stale"  # nothing of an old epoch after a newer admission
-    NOT_HELD = "not_held"  # only a job in somebody's hands does something
-    CANCELLED = "cancelled"  # no admission, no child after a cancel was asked for
-    DEPENDENCY = "dependency"  # nothing runs before what it needs
-    LINEAGE = "lineage"  # root, depth and number of a job follow from its parent
-    RECURSION = "recursion"  # depth, total and spawn rate of a tree
-    LIMIT = "limit"  # places under the caps
-    PERMIT = "permit"  # every place given back
-    OVERDUE = "overdue"  # nothing is queued long after its deadline
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Violation:
-    """One broken rule. `seq` is the event at which it shows; 0 if it shows in the rows of the end."""
-
-    rule: Rule
-    job_id: str
-    seq: int
-    message: str
 
 
 class Caps(Protocol):
@@ -105,11 +76,13 @@ class _Life:
 
     Attributes:
         state: READY stands for all three queued states, which the log does not tell apart.
+        is_cancelled: It was, or is to be, ended by a cancel, and was not reopened since.
         permits: Limit keys that it holds.
         has_woken: It took them by waking.
     """
 
     root_id: str
+    parent_id: str
     depth: int
     ordinal: int
     batch_id: str
@@ -161,24 +134,25 @@ class _Replay:
             return
         life = _Life(
             root_id=_text(event, "root_id") or event.job_id,
+            parent_id=_text(event, "parent_id"),
             depth=_number(event, "depth"),
             ordinal=_number(event, "ordinal") or 1,
             batch_id=_text(event, "batch_id"),
         )
         self.lives[event.job_id] = life
-        parent_id = _text(event, "parent_id")
-        if parent_id:
-            self._check_lineage(event, life, parent_id)
+        if life.parent_id:
+            self._check_lineage(event, life)
         elif (life.root_id, life.depth, life.ordinal) != (event.job_id, 0, 1):
             self._break(Rule.LINEAGE, event, "a root has itself as root, depth 0 and number 1")
         last = self.ordinals.get(life.root_id, 0)
         if life.ordinal <= last:
             self._break(Rule.LINEAGE, event, f"number {life.ordinal} in its tree comes after {last}")
         self.ordinals[life.root_id] = max(last, life.ordinal)
-        if parent_id and self.recursion is not None:
+        if life.parent_id and self.recursion is not None:
             self._check_recursion(event, life, self.recursion)
 
-    def _check_lineage(self, event: Event, life: _Life, parent_id: str) -> None:
+    def _check_lineage(self, event: Event, life: _Life) -> None:
+        parent_id = life.parent_id
         parent = self.lives.get(parent_id)
         if parent is None:
             return  # pruned: an ended parent may go before its children
@@ -233,6 +207,7 @@ class _Replay:
             self._break(Rule.UNEXPLAINED, event, f"admitted while {life.state.value}")
         if life.is_cancelled:
             self._break(Rule.CANCELLED, event, "admitted after its cancel was asked for")
+        self._check_above(event, life)
         self._check_needs(event)
         if self.limits.depth is not None and life.depth > self.limits.depth:
             self._break(Rule.RECURSION, event, f"admitted at depth {life.depth} > {self.limits.depth}")
@@ -244,6 +219,15 @@ class _Replay:
         life.owner, life.token = _text(event, "owner"), _text(event, "token")
         self._hold(life)
         self._check_caps(event, life.permits)
+
+    def _check_above(self, event: Event, life: _Life) -> None:
+        """A cancel takes all that is below, for good, unless what was cancelled comes back itself."""
+        above_id = life.parent_id
+        while (above := self.lives.get(above_id)) is not None:
+            if above.is_cancelled and above.state is not JobState.SUCCEEDED:
+                self._break(Rule.CANCELLED, event, f"{event.kind.value} below {above_id}, which was cancelled")
+                return
+            above_id = above.parent_id
 
     def _check_needs(self, event: Event) -> None:
         """What a dependency once came to stays: it may have been reopened since."""
@@ -313,12 +297,14 @@ class _Replay:
             self._break(Rule.NOT_HELD, event, f"succeeded while {life.state.value}")
         self._give_back(life)
         life.state = end
+        life.is_cancelled |= end is JobState.CANCELLED
         life.has_ended = True
         life.has_succeeded |= end is JobState.SUCCEEDED
 
     def _reopened(self, event: Event, life: _Life) -> None:
         if life.state not in TERMINAL or life.state is JobState.SUCCEEDED:
             self._break(Rule.UNEXPLAINED, event, f"reopened while {life.state.value}")
+        self._check_above(event, life)
         self._give_back(life)
         life.state = JobState.READY
         life.is_cancelled = False
