@@ -230,6 +230,33 @@ def test_a_child_stays_in_its_parents_directory(tmp_path: Path) -> None:
         submit(JobRequest(prompt="x", cwd=str(tmp_path)), tmp_path, site=Site(now_ms=NOW_MS, parent=parent))
 
 
+def in_worktree(tmp_path: Path, **fields: object) -> tuple[Job, Path, RequestRules]:
+    """A running job that works in a worktree of `tmp_path`, that worktree, and the rules of the place."""
+    here = tmp_path / "worktrees" / "j-aaaaa"
+    (here / "src").mkdir(parents=True)
+    parent = job(tmp_path, state=JobState.RUNNING)
+    spec = replace(parent.spec, worktree=True, **fields)
+    return replace(parent, spec=spec), here.resolve(), replace(RULES, worktrees=tmp_path / "worktrees")
+
+
+def test_a_child_of_a_job_in_a_worktree_works_there_and_not_in_the_checkout(tmp_path: Path) -> None:
+    parent, here, rules = in_worktree(tmp_path)
+    site = Site(now_ms=NOW_MS, parent=parent)
+
+    assert submit(JobRequest(prompt="x"), here / "src", rules, site).spec.cwd == str(here / "src")
+    for cwd in (tmp_path, here.parent):
+        with pytest.raises(NotPermitted, match=f"own directory {str(here)!r}"):
+            submit(JobRequest(prompt="x", cwd=str(cwd)), here, rules, site)
+
+
+def test_relative_rules_of_a_job_in_a_worktree_mean_the_worktree(tmp_path: Path) -> None:
+    parent, here, rules = in_worktree(tmp_path, tools=("Edit(src/**)", "Read"))
+    site = Site(now_ms=NOW_MS, parent=parent)
+
+    assert submit(JobRequest(prompt="x"), here, rules, site).spec.tools == ("Edit(src/**)", "Read")
+    assert submit(JobRequest(prompt="x"), here / "src", rules, site).spec.tools == ("Read",)
+
+
 def test_a_resumed_job_keeps_no_permission_that_is_not_given_now(tmp_path: Path) -> None:
     source = job(tmp_path)
     bypassing = replace(source, spec=replace(source.spec, permission_mode=PermissionMode.BYPASS))

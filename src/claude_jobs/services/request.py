@@ -181,10 +181,16 @@ def complete(
     if site.parent is None:
         return submission
     asked = request.asked()
-    places = (str(rules.worktrees / site.parent.id),) if site.parent.spec.worktree else ()
-    narrowed = narrow(site.parent.spec, spec, asked=asked, places=places)
+    narrowed = narrow(_at_work(site.parent, rules), spec, asked=asked)
     child = replace(submission, parent_id=site.parent.id, spec=narrowed)
     return narrow_terms(site.parent, child, asked=asked)
+
+
+def _at_work(parent: Job, rules: RequestRules) -> JobSpec:
+    """The spec with the directory that the parent really works in, which its relative tool rules mean, too."""
+    if not parent.spec.worktree:
+        return parent.spec
+    return replace(parent.spec, cwd=str((rules.worktrees / parent.id).resolve()))
 
 
 def _spec(request: JobRequest, caller: Caller, rules: RequestRules, site: Site) -> JobSpec:
