@@ -104,6 +104,19 @@ async def test_a_job_can_go_on_in_a_worktree_with_a_session_from_elsewhere(repos
     assert api.requests[-1].n_messages > 2
 
 
+async def test_a_session_goes_on_in_a_new_worktree_when_its_own_is_gone(repository: Path, place: Worktrees) -> None:
+    async with Rehearsal() as api:
+        first = wanted(repository, prompt="Name an otter.", credential=oauth(url=api.url))
+        outcome = await run(first, place)
+        more = {"session_id": first.session_id, "resume_session": first.session_id}
+        later = await run(wanted(repository, job_id="later-otter", credential=oauth(url=api.url), **more), place)
+
+    assert outcome.worktree == ""
+    assert later.failure is Failure.NONE
+    assert api.requests[-1].n_messages > 2
+    assert nothing_is_left(repository, place, "later-otter")
+
+
 @pytest.mark.parametrize("writes_first", [False, True])
 async def test_a_cancelled_job_is_tidied_like_any_other(repository: Path, place: Worktrees, writes_first: bool) -> None:
     claude = stand_in(repository.parent, f'{writes_first} and open("x.txt", "w"); tool(); sys.stdin.read()')

@@ -14,6 +14,7 @@ from claude_jobs.domain.job import (
     Job,
     JobSpec,
     JobState,
+    Outcome,
     PermissionMode,
     ProjectFiles,
     Submission,
@@ -255,6 +256,55 @@ def test_relative_rules_of_a_job_in_a_worktree_mean_the_worktree(tmp_path: Path)
 
     assert submit(JobRequest(prompt="x"), here, rules, site).spec.tools == ("Edit(src/**)", "Read")
     assert submit(JobRequest(prompt="x"), here / "src", rules, site).spec.tools == ("Read",)
+
+
+def left_behind(tmp_path: Path, **fields: object) -> tuple[Job, Path, Path]:
+    """An ended job that had a worktree of a directory, that directory, and where its worktree was left."""
+    work, left = tmp_path / "work", tmp_path / "left"
+    work.mkdir()
+    left.mkdir()
+    source = job(work, id="j-bbbbb", root_id="j-aaaaa", outcome=Outcome(worktree=str(left)), **fields)
+    return replace(source, spec=replace(source.spec, worktree=True)), work, left
+
+
+@pytest.mark.parametrize("spawned_by", ["j-aaaaa", "j-ccccc"])
+def test_a_job_resumes_one_of_its_tree_in_the_worktree_that_it_left(tmp_path: Path, spawned_by: str) -> None:
+    source, work, left = left_behind(tmp_path, parent_id=spawned_by)
+    site = Site(now_ms=NOW_MS, parent=job(work, state=JobState.RUNNING), source=source)
+
+    child = submit(JobRequest(prompt="And?", resume="j-bbbbb"), work, site=site)
+
+    assert (child.spec.cwd, child.spec.worktree) == (str(left.resolve()), False)
+    with pytest.raises(NotPermitted):
+        submit(JobRequest(prompt="And?", cwd=str(left)), work, site=replace(site, source=None))
+
+
+def test_a_job_resumes_its_child_again_where_that_went_on_last(tmp_path: Path) -> None:
+    _, work, left = left_behind(tmp_path)
+    parent = job(work, state=JobState.RUNNING)
+    mine, others = (job(left, id="j-bbbbb", root_id="j-aaaaa", parent_id=one) for one in ("j-aaaaa", "j-ccccc"))
+    request = JobRequest(prompt="And?", resume="j-bbbbb")
+
+    assert submit(request, work, site=replace(_after(mine), parent=parent)).spec.cwd == str(left.resolve())
+    with pytest.raises(NotPermitted):
+        submit(request, work, site=replace(_after(others), parent=parent))
+
+
+@pytest.mark.parametrize("fork", [False, True])
+def test_a_session_whose_worktree_is_gone_goes_on_in_a_new_one(tmp_path: Path, fork: bool) -> None:
+    source, work, left = left_behind(tmp_path)
+    left.rmdir()
+
+    for outcome in (source.outcome, Outcome()):
+        for asks in (False, True):
+            request = JobRequest(prompt="And?", resume="j-bbbbb", fork=fork, worktree=asks)
+            spec = submit(request, tmp_path, site=_after(replace(source, outcome=outcome))).spec
+            assert (spec.cwd, spec.worktree) == (str(work.resolve()), True)
+
+
+def test_a_session_from_the_checkout_stays_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="cannot get a worktree"):
+        submit(JobRequest(prompt="x", resume="j-aaaaa", worktree=True), tmp_path, site=_after(job(tmp_path)))
 
 
 def test_a_resumed_job_keeps_no_permission_that_is_not_given_now(tmp_path: Path) -> None:

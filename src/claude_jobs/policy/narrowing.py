@@ -38,7 +38,7 @@ def narrow(parent: JobSpec, child: JobSpec, *, asked: frozenset[str], places: Se
 
     Args:
         asked: Names of the fields that the caller set.
-        places: Directories that are the parent's beside its `cwd`, such as its worktree.
+        places: Directories that are the parent's to give beside its `cwd`, such as the worktree of a job it resumes.
 
     Raises:
         NotPermitted: permission_mode, project, cwd, tools or accept ask for more than the parent has.

@@ -181,7 +181,7 @@ def complete(
     if site.parent is None:
         return submission
     asked = request.asked()
-    narrowed = narrow(_at_work(site.parent, rules), spec, asked=asked)
+    narrowed = narrow(_at_work(site.parent, rules), spec, asked=asked, places=_lent(site.parent, site.source))
     child = replace(submission, parent_id=site.parent.id, spec=narrowed)
     return narrow_terms(site.parent, child, asked=asked)
 
@@ -193,9 +193,21 @@ def _at_work(parent: Job, rules: RequestRules) -> JobSpec:
     return replace(parent.spec, cwd=str((rules.worktrees / parent.id).resolve()))
 
 
+def _lent(parent: Job, source: Job | None) -> tuple[str, ...]:
+    """Where a session goes on that the parent may resume, wherever it works itself.
+
+    Of its tree that is a worktree that was left behind; of what it spawned also where that one was allowed to work.
+    """
+    if source is None:
+        return ()
+    theirs = source.spec.cwd if source.parent_id == parent.id else ""
+    return tuple(place for place in (_kept(source), theirs) if place)
+
+
 def _spec(request: JobRequest, caller: Caller, rules: RequestRules, site: Site) -> JobSpec:
     source = site.source
     cwd = _cwd(request.cwd, caller.cwd) if source is None else _same_cwd(request, source)
+    worktree = request.worktree if source is None else _has_lost_worktree(source)
     check_prompt(request.prompt)
     _check_tools(request)
     model = request.model or (source.spec.model if source else rules.model)
@@ -226,7 +238,7 @@ def _spec(request: JobRequest, caller: Caller, rules: RequestRules, site: Site) 
         fresh=request.fresh,
         nest=_wants_nest(request.nest, tools) and depth < rules.max_depth,
         output_schema=_schema(request.output_schema),
-        worktree=request.worktree,
+        worktree=worktree,
         accept=request.accept.strip(),
         accept_timeout_s=request.accept_timeout_s,
         resume_session=source.session_id if source else "",
@@ -244,13 +256,24 @@ def _wants_nest(asked: bool | None, tools: tuple[str, ...] | None) -> bool:
 
 def _same_cwd(request: JobRequest, source: Job) -> str:
     """A session lives in its directory."""
-    place = (source.outcome.worktree if source.outcome else "") or source.spec.cwd
+    place = _kept(source) or source.spec.cwd
     if request.cwd and _cwd(request.cwd, place) != place:
         message = f"Job {source.id!r} ran in {place!r}, and its session goes on there only. Leave cwd out."
         raise InvalidRequest(message, field="cwd")
-    if request.worktree:
+    if request.worktree and not _has_lost_worktree(source):
         raise InvalidRequest("A resumed job goes on where it was; it cannot get a worktree.", field="worktree")
     return _cwd(place, place)
+
+
+def _kept(source: Job) -> str:
+    """The worktree that it has left, "" if there is none (any more)."""
+    left = source.outcome.worktree if source.outcome else ""
+    return left if left and Path(left).is_dir() else ""
+
+
+def _has_lost_worktree(source: Job) -> bool:
+    """Its session goes on in a new one then: what was to be kept apart from the checkout stays apart."""
+    return source.spec.worktree and not _kept(source)
 
 
 def _env(caller: Caller, source: Job | None) -> tuple[tuple[str, str], ...]:
