@@ -57,6 +57,22 @@ def test_the_depth_error_shows_chain_limit_and_the_ways_out() -> None:
     )
 
 
+def test_a_job_that_was_forbidden_to_spawn_is_told_so() -> None:
+    error = refused([job("j-aaaaa"), job("j-bbbbb", job("j-aaaaa"), forbids_nest=True)], Tree(total=2), ROOMY)
+
+    assert (error.limit, error.chain) == ("nest", ("j-aaaaa", "j-bbbbb"))
+    assert error.message == (
+        "Job j-bbbbb was submitted with nest=false (--no-nest), so it spawns no jobs. "
+        "Chain: j-aaaaa > j-bbbbb > the new job. "
+        "Do the rest of the work yourself in this job, or return what should be done as your answer. "
+        "Whoever submits it may leave nest=false out."
+    )
+
+
+def test_a_job_that_was_just_not_given_our_server_may_spawn() -> None:
+    check([job("j-aaaaa", nest=False)], submission(), Tree(total=1), ROOMY, NOW)
+
+
 @pytest.mark.parametrize(
     ("limits", "limit", "name"),
     [

@@ -151,6 +151,23 @@ async def test_limits_hold_inside_a_tree_and_say_the_way_out(tmp_path: Path) -> 
     assert deep.value.chain == (root.id, child.id)
 
 
+async def test_a_job_that_was_forbidden_to_spawn_does_not_by_whatever_way(tmp_path: Path) -> None:
+    env = place(tmp_path)
+    async with running_app(env) as app:
+        outside = caller(tmp_path, env)
+        forbidden = await running(app, (await submit(app, outside, "hold 1", nest=False)).id)
+        without = await running(app, (await submit(app, outside, "hold 2", tools=["Read"])).id)
+        with pytest.raises(RecursionRefused) as refused:
+            await submit(app, replace(outside, inside_job=forbidden.id), "child", nest=True)
+        child = await submit(app, replace(outside, inside_job=without.id), "child")
+        (tmp_path / "tmp" / "go").touch()
+        for job in (forbidden, without, child):
+            await ended(app, job.id)
+
+    assert refused.value.limit == "nest"
+    assert (without.spec.nest, child.parent_id) == (False, without.id)
+
+
 async def test_a_job_sees_and_steers_its_own_tree_only(tmp_path: Path) -> None:
     env = place(tmp_path)
     async with running_app(env) as app:

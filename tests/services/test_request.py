@@ -188,6 +188,19 @@ def test_a_job_gets_our_server_where_it_may_spawn(
     submission = submit(JobRequest.parse({"prompt": "x", **fields}), tmp_path, site=Site(now_ms=NOW_MS, parent=parent))
 
     assert submission.spec.nest is nest
+    assert submission.spec.forbids_nest is (fields.get("nest") is False)
+
+
+@pytest.mark.parametrize(("asked", "forbids"), [(None, True), (True, False)])
+def test_a_job_that_was_forbidden_to_spawn_goes_on_so_unless_that_is_taken_back(
+    tmp_path: Path, asked: bool | None, forbids: bool
+) -> None:
+    source = job(tmp_path)
+    source = replace(source, spec=replace(source.spec, forbids_nest=True))
+
+    spec = submit(JobRequest(prompt="And?", resume="j-aaaaa", nest=asked), tmp_path, site=_after(source)).spec
+
+    assert (spec.forbids_nest, spec.nest) == (forbids, not forbids)
 
 
 def test_a_resumed_job_goes_on_in_the_session_with_what_the_first_one_had(tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ class JobSpec:
             say) and is waited out; but with 1 that is not, and fails the job.
         strict: A denied tool makes the job fail.
         fresh: True: a claude process of its own. None: shared if the job has no tools. False: shared with tools, too.
-        nest: Whether the job gets our MCP server, and so may spawn jobs.
+        nest: Whether the job gets our MCP server, and so is told that it may spawn jobs.
+        forbids_nest: Its submitter said no: it spawns nothing, by whatever way it asks.
         output_schema: JSON Schema (as JSON text) that the answer must satisfy, "" for none.
         worktree: Run in a git worktree of its own, made from `cwd`.
         accept: Shell command that must exit 0 in the job's directory after its answer, "" for none.
@@ -147,6 +148,7 @@ class JobSpec:
     strict: bool = False
     fresh: bool | None = None
     nest: bool = False
+    forbids_nest: bool = False
     output_schema: str = ""
     worktree: bool = False
     accept: str = ""

@@ -87,7 +87,7 @@ class RecursionRefused(AdmissionError):
     """A job may not spawn this job: a limit of its tree is reached, or it would repeat an ancestor.
 
     Attributes:
-        limit: Which rule: "depth", "total", "rate", "cycle", "budget" or "retries".
+        limit: Which rule: "nest", "depth", "total", "rate", "cycle", "budget" or "retries".
         value: The limit's value.
         chain: Ids from the root to the job that asked.
         retry_after_s: When asking again can help; None if it cannot.

@@ -64,12 +64,24 @@ def check(chain: Sequence[Job], submission: Submission, tree: Tree, limits: Recu
         chain: The asking job and its ancestors, root first, parent last.
 
     Raises:
-        RecursionRefused: limit "depth", "cycle", "total" or "rate" (only the last can pass with time: retry_after_s).
+        RecursionRefused: limit "nest", "depth", "cycle", "total" or "rate" (only the last can pass with time: retry_after_s).
     """
+    _check_allowed(chain)
     _check_depth(chain, limits)
     _check_cycle(chain, submission)
     _check_total(chain, tree, limits)
     _check_rate(chain, tree, limits, now_ms)
+
+
+def _check_allowed(chain: Sequence[Job]) -> None:
+    if chain and chain[-1].spec.forbids_nest:
+        raise _refused(
+            chain,
+            "nest",
+            0,
+            f"Job {chain[-1].id} was submitted with nest=false (--no-nest), so it spawns no jobs.",
+            f"{_YOURSELF} Whoever submits it may leave nest=false out.",
+        )
 
 
 def _check_depth(chain: Sequence[Job], limits: RecursionLimits) -> None:

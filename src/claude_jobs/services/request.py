@@ -221,6 +221,7 @@ def _spec(request: JobRequest, caller: Caller, rules: RequestRules, site: Site) 
     tools = source.spec.tools if source and "tools" not in given else request.tools
     mode = source.spec.permission_mode if source and "permission_mode" not in given else request.permission_mode
     project = source.spec.project if source and "project" not in given else request.project
+    forbids_nest = source.spec.forbids_nest if source and request.nest is None else request.nest is False
     _check_permissions(mode, project, cwd, rules)
     return JobSpec(
         prompt=request.prompt,
@@ -236,7 +237,8 @@ def _spec(request: JobRequest, caller: Caller, rules: RequestRules, site: Site) 
         max_attempts=request.max_attempts or rules.max_attempts,
         strict=request.strict,
         fresh=request.fresh,
-        nest=_wants_nest(request.nest, tools) and depth < rules.max_depth,
+        nest=not forbids_nest and _wants_nest(request.nest, tools) and depth < rules.max_depth,
+        forbids_nest=forbids_nest,
         output_schema=_schema(request.output_schema),
         worktree=worktree,
         accept=request.accept.strip(),
