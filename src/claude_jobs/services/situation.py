@@ -9,8 +9,9 @@ from claude_jobs.domain.job import Job, JobState, Reason
 from claude_jobs.domain.token import TokenState
 from claude_jobs.policy import estimate
 from claude_jobs.policy import tokens as token_policy
-from claude_jobs.policy.eta import Place, forecast, parallel
+from claude_jobs.policy.eta import Forecast, Place, forecast, parallel
 from claude_jobs.stores.base import Limits
+from claude_jobs.stores.waits import wait_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,27 +59,25 @@ class Outlook:
 
 def placed(job: Job, outlook: Outlook) -> Situation:
     """The situation of one job."""
-    if job.state is JobState.DELAYED:
-        return Situation(job=job, reason=job.reason, wait_until_ms=job.not_before_ms)
-    if job.state is not JobState.READY:
-        return Situation(job=job, reason=job.reason, waits_for=tuple(outlook.waits.get(job.id, ())))
-    offered = token_policy.states_of(job.offers, outlook.states, outlook.held)
-    usable = [token for token in offered if not token.quarantined]
-    if not usable:
-        return Situation(job=job, reason=Reason.NEEDS_CREDENTIAL, why=token_policy.out_of_use(offered))
-    limits = outlook.limits
-    if (limits.depth is not None and job.depth > limits.depth) or limits.at_depth == 0:
-        return Situation(job=job, reason=Reason.LIMIT)
-    reset_ms = token_policy.next_reset_ms(usable, job.spec.model, outlook.now_ms)
-    if reset_ms is not None:
-        return Situation(job=job, reason=Reason.RATE_LIMIT, wait_until_ms=reset_ms)
-    times = outlook.run_times.get(estimate.kind(job.spec), ())
-    coming = forecast(outlook.places.get(job.id, Place()), _parallel(job, usable, outlook), times)
-    return Situation(job=job, reason=Reason.CAPACITY, ahead=coming.ahead, eta_s=coming.eta_s)
+    wait = wait_of(job, tokens=outlook.states, held=outlook.held, limits=outlook.limits, now_ms=outlook.now_ms)
+    is_in_line = job.state is JobState.READY and wait.reason is Reason.CAPACITY
+    coming = _coming(job, outlook) if is_in_line else Forecast(ahead=0, eta_s=None)
+    return Situation(
+        job=job,
+        reason=wait.reason,
+        wait_until_ms=wait.until_ms,
+        ahead=coming.ahead,
+        eta_s=coming.eta_s,
+        why=wait.why,
+        waits_for=tuple(outlook.waits.get(job.id, ())),
+    )
 
 
-def _parallel(job: Job, usable: Sequence[TokenState], outlook: Outlook) -> int:
+def _coming(job: Job, outlook: Outlook) -> Forecast:
     limits, now_ms = outlook.limits, outlook.now_ms
-    free = [token for token in usable if not token_policy.cooling_until(token, job.spec.model, now_ms)]
+    offered = token_policy.states_of(job.offers, outlook.states, outlook.held)
+    free = [token for token in offered if not token_policy.cooling_until(token, job.spec.model, now_ms)]
     on_tokens = sum(token_policy.capacity(token, limits.per_token, now_ms) for token in free)
-    return parallel(slots=outlook.slots, at_depth=limits.at_depth, running=limits.running, on_tokens=on_tokens)
+    at_once = parallel(slots=outlook.slots, at_depth=limits.at_depth, running=limits.running, on_tokens=on_tokens)
+    times = outlook.run_times.get(estimate.kind(job.spec), ())
+    return forecast(outlook.places.get(job.id, Place()), at_once, times)

@@ -146,9 +146,9 @@ def cancel_disposition(why: str) -> tuple[Outcome, Disposition]:
     return outcome, Disposition(trigger=Trigger.CANCEL, failure=Failure.CANCELLED, message=why, counts=False)
 
 
-def expiry_disposition() -> tuple[Outcome, Disposition]:
+def expiry_disposition(why: str) -> tuple[Outcome, Disposition]:
     """How a job ends whose deadline passed while it was queued."""
-    outcome = Outcome(failure=Failure.DEADLINE, message="The deadline passed before it could run.")
+    outcome = Outcome(failure=Failure.DEADLINE, message=why)
     return outcome, Disposition(trigger=Trigger.EXPIRE, failure=Failure.DEADLINE, counts=False)
 
 

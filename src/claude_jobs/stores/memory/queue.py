@@ -9,7 +9,7 @@ from claude_jobs.domain.job import OWNED, QUEUED, Grant, Job, JobState
 from claude_jobs.domain.token import TokenState
 from claude_jobs.policy import tokens as token_rules
 from claude_jobs.policy.recursion import RATE_WINDOW_MS, Tree
-from claude_jobs.stores import lifecycle
+from claude_jobs.stores import lifecycle, waits
 from claude_jobs.stores.acceptance import accept, submitted_event
 from claude_jobs.stores.base import Admission, AdmitRequest, Receipt, SubmitRequest
 from claude_jobs.stores.memory.world import Batch, World
@@ -70,7 +70,8 @@ def admit(world: World, request: AdmitRequest) -> Admission:
     late = [job for job in world.jobs.values() if job.deadline_ms is not None and job.deadline_ms <= now_ms]
     expired = [job for job in late if job.state in QUEUED]
     for job in expired:
-        world.settle(job, *lifecycle.expiry_disposition(), now_ms)
+        why = waits.missed(job, request, world.token_states(), world.states())
+        world.settle(job, *lifecycle.expiry_disposition(why), now_ms)
     world.follow(now_ms)
     grants = _pick(world, request)
     return Admission(

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from claude_jobs.domain.job import QUEUED, Grant, Job
+from claude_jobs.domain.job import QUEUED, Grant, Job, JobState
 from claude_jobs.domain.token import TokenState
 from claude_jobs.policy import tokens as rules
-from claude_jobs.stores import codec, lifecycle
+from claude_jobs.stores import codec, lifecycle, waits
 from claude_jobs.stores.base import Admission, AdmitRequest
 from claude_jobs.stores.sqlite.board import Board
-from claude_jobs.stores.sqlite.ending import follow, settle
+from claude_jobs.stores.sqlite.ending import follow, needed, settle
 from claude_jobs.stores.sqlite.rows import Rows
 
 SWEEP = 1_000
@@ -31,7 +31,7 @@ def admit(rows: Rows, request: AdmitRequest) -> Admission:
     now_ms = request.now_ms
     reaped = _reap(rows, request.dead, now_ms)
     promoted = _promote(rows, now_ms)
-    expired = _expire(rows, now_ms)
+    expired = _expire(rows, request)
     follow(rows, now_ms)
     is_swept = max(promoted, len(expired)) < SWEEP
     grants, resets = _Picker(rows, request).pick() if is_swept else ((), [now_ms])
@@ -61,11 +61,14 @@ def _promote(rows: Rows, now_ms: int) -> int:
     return max(len(due), len(stranded))
 
 
-def _expire(rows: Rows, now_ms: int) -> list[Job]:
+def _expire(rows: Rows, request: AdmitRequest) -> list[Job]:
     overdue = f"deadline_ms <= ? AND finished_ms IS NULL AND +state IN {_QUEUED_STATES}"
-    late = rows.select(_seqs("jobs_deadline", overdue), now_ms, SWEEP)
+    late = rows.select(_seqs("jobs_deadline", overdue), request.now_ms, SWEEP)
+    tokens = Board(rows).states if late else {}
     for job in late:
-        settle(rows, job, *lifecycle.expiry_disposition(), now_ms)
+        states = needed(rows, [job.id]) if job.state is JobState.WAITING else {}
+        why = waits.missed(job, request, tokens, states)
+        settle(rows, job, *lifecycle.expiry_disposition(why), request.now_ms)
     return late
 
 
