@@ -240,6 +240,7 @@ async def test_retry_runs_a_failed_job_again_under_its_id(tmp_path: Path) -> Non
 
     assert (first.state, second.state) == (JobState.FAILED, JobState.SUCCEEDED)
     assert [job["job_id"] for job in again["jobs"]] == [job_id]
+    assert "note" not in again
     assert second.session_id != first.session_id
     assert refused.startswith("invalid_request: ") and job_id in refused
 

@@ -241,7 +241,8 @@ async def test_a_failed_dependency_fails_its_dependents_and_a_retry_brings_both_
 
     assert (failed.state, failed.started_ms) == (JobState.FAILED, None)
     assert failed.outcome is not None and first in failed.outcome.message
-    assert {job.id for job in reopened} == {first, second}
+    assert {job.id for job in reopened.jobs} == {first, second}
+    assert reopened.note == ""
     assert again.reopened == 1
 
 
@@ -332,7 +333,7 @@ async def test_a_job_runs_its_children_again_a_few_times_only(tmp_path: Path) ->
         await ended(app, root.id)
 
     assert refused.value.limit == "retries"
-    assert [job.id for job in reopened] == [child.id]
+    assert [job.id for job in reopened.jobs] == [child.id]
 
 
 async def test_a_job_runs_what_depends_on_its_children_again_a_few_times_only(tmp_path: Path) -> None:
@@ -375,3 +376,31 @@ async def test_a_job_that_is_being_cancelled_runs_nothing_again(tmp_path: Path) 
     assert is_under_way
     assert all(one.is_done and not one.survivors for one in cancelled)
     assert last.state is JobState.CANCELLED
+
+
+async def test_who_runs_a_parent_again_is_told_what_it_may_still_spawn(tmp_path: Path) -> None:
+    env = place(tmp_path, CLAUDE_MAX_TOTAL_JOBS="3")
+    async with running_app(env) as app:
+        outside = caller(tmp_path, env)
+        root = await running(app, (await submit(app, outside, "hold and fail", max_attempts=1)).id)
+        inside = replace(outside, inside_job=root.id)
+        notes: list[str] = []
+        for n in range(2):
+            child = await submit(app, inside, f"fail {n}", max_attempts=1)
+            await ended(app, child.id)
+            (tmp_path / "tmp" / "go").touch()
+            await ended(app, root.id)
+            (tmp_path / "tmp" / "go").unlink()
+            notes.append((await app.jobs.retry([root.id])).note)
+            await running(app, root.id)
+        with pytest.raises(RecursionRefused):
+            await submit(app, inside, "one too many")
+        (tmp_path / "tmp" / "go").touch()
+        await ended(app, root.id)
+
+    made = "of 3 jobs (CLAUDE_MAX_TOTAL_JOBS), ended ones included:"
+    assert notes == [
+        f"Tree {root.id} has made 2 {made} it may spawn 1 more.",
+        f"Tree {root.id} has made 3 {made} what runs again in it can spawn none. "
+        "Raise the limit, or submit the work anew as a tree of its own.",
+    ]

@@ -28,10 +28,11 @@ def retry(ids: tuple[str, ...], tree: bool, as_json: bool) -> int:
         if not wanted:
             output.note("Nothing to run again: none of its jobs failed, was cancelled or expired.")
             return exits.OK
-        jobs = worker.call("retry", {"job_ids": wanted, "tree": tree}, again=False)["jobs"]
+        answer = worker.call("retry", {"job_ids": wanted, "tree": tree}, again=False)
+    jobs, room = answer["jobs"], answer.get("note", "")
     if as_json:
-        output.emit({"jobs": jobs})
+        output.emit({"jobs": jobs, "note": room})
     else:
         output.table(rows(jobs), {"job_id": "JOB", "state": "STATE", "label": "LABEL", "note": "NOTE"}, empty="")
-        output.note(f"{counted(jobs)}.")
+        output.note(f"{counted(jobs)}. {room}".rstrip())
     return exits.OK

@@ -252,6 +252,17 @@ def check_affords(payer: Job, others: Sequence[Job], job: Job) -> None:
     )
 
 
+def room(root_id: str, total: int, limits: RecursionLimits) -> str:
+    """What is left to spawn in a tree whose jobs run again: what they made the first time stays counted."""
+    made = f"Tree {root_id} has made {total} of {limits.total} jobs (CLAUDE_MAX_TOTAL_JOBS), ended ones included:"
+    left = max(0, limits.total - total)
+    if left:
+        return f"{made} it may spawn {left} more."
+    return (
+        f"{made} what runs again in it can spawn none. Raise the limit, or submit the work anew as a tree of its own."
+    )
+
+
 def link(job: Job) -> str:
     """A job as errors show it: its id, and its label in brackets."""
     label = " ".join(job.label.split())

@@ -169,8 +169,10 @@ class _Methods:
 
     async def retry(self, params: Params, hello: Hello, emit: Emit) -> object:
         tree = bool(params.get("tree"))
-        jobs = await self._jobs.retry(strings(params, "job_ids"), tree=tree, caller=self._caller(hello))
-        return {"jobs": [asdict(views.job_view(Situation(job=job), self._desk.clock())) for job in jobs]}
+        retried = await self._jobs.retry(strings(params, "job_ids"), tree=tree, caller=self._caller(hello))
+        now_ms = self._desk.clock()
+        jobs = [asdict(views.job_view(Situation(job=job), now_ms)) for job in retried.jobs]
+        return {"jobs": jobs, "note": retried.note}
 
     async def report(self, params: Params, hello: Hello, emit: Emit) -> object:
         query = JobFilter(batch_id=string(params, "batch_id"), ids=strings(params, "job_ids"))

@@ -12,7 +12,7 @@ from claude_jobs.domain.event import Event
 from claude_jobs.domain.job import TERMINAL, Attempt, Job, JobState, PublicState
 from claude_jobs.errors import AdmissionError, JobNotFound
 from claude_jobs.policy import estimate
-from claude_jobs.policy.recursion import RecursionLimits, check_steers
+from claude_jobs.policy.recursion import RecursionLimits, check_steers, room
 from claude_jobs.runner.order import StopReason
 from claude_jobs.services.attempts import RunningAttempt
 from claude_jobs.services.batches import BatchReport, collected, no_batch
@@ -25,11 +25,13 @@ from claude_jobs.services.situation import Outlook, Situation, placed
 from claude_jobs.services.submission import MAX_BATCH, prepare, repeated
 from claude_jobs.stores.base import CancelAck, Counts, JobFilter, Page, Receipt, SubmitRequest
 
-__all__ = ["MAX_BATCH", "Cancelled", "JobManager", "Situation", "Submitted"]
+__all__ = ["MAX_BATCH", "Cancelled", "JobManager", "Retried", "Situation", "Submitted"]
 
 POLL_S = 0.5
 CANCEL_WAIT_S = 12.0
 """Longer than a stop can take (interrupt, TERM and KILL each have their own bound)."""
+SHOWN_TREES = 5
+"""Trees whose room is told after a retry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,14 @@ class Submitted:
     receipts: tuple[Receipt, ...]
     payer: str
     batch_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """What runs again, in submit order, and what those that had spawned jobs before may spawn now, in words."""
+
+    jobs: tuple[Job, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,9 +169,7 @@ class JobManager:
             raise no_batch(batch_id)
         await self._check_descends([page.jobs[0].id], caller)
 
-    async def retry(
-        self, job_ids: Sequence[str], *, tree: bool = False, caller: Caller | None = None
-    ) -> tuple[Job, ...]:
+    async def retry(self, job_ids: Sequence[str], *, tree: bool = False, caller: Caller | None = None) -> Retried:
         """Run ended jobs again under their ids, or (`tree`) what failed of them, their descendants and dependents.
 
         Raises:
@@ -176,7 +184,18 @@ class JobManager:
         reopened = await desk.database(desk.store.reopen, job_ids, desk.clock(), tree=tree, asker=asker)
         desk.work.ring()
         desk.bell.ring()
-        return reopened
+        return Retried(jobs=reopened, note=await self._room(reopened))
+
+    async def _room(self, jobs: Sequence[Job]) -> str:
+        roots: dict[str, None] = {}
+        for job in jobs:
+            if (await self._total(JobFilter(parent_id=job.id))) and len(roots) < SHOWN_TREES:
+                roots[job.root_id] = None
+        limits = self._recursion.limits
+        return " ".join([room(root_id, await self._total(JobFilter(root_id=root_id)), limits) for root_id in roots])
+
+    async def _total(self, query: JobFilter) -> int:
+        return (await self._desk.database(self._desk.store.list, replace(query, limit=1))).total
 
     async def _check_descends(self, job_ids: Sequence[str], caller: Caller | None) -> None:
         """A job steers its descendants and nobody else."""

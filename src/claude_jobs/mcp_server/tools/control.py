@@ -61,11 +61,12 @@ async def retry(
     app: McpApp = APP,
 ) -> Reply:
     """Run jobs again that failed, were cancelled or expired: same id, new session. Then `result`."""
-    jobs = await app.jobs.retry(list(dict.fromkeys(job_ids)), tree=tree, caller=current_caller(app))
+    retried = await app.jobs.retry(list(dict.fromkeys(job_ids)), tree=tree, caller=current_caller(app))
     now_ms = app.clock()
-    views = [asdict(job_view(Situation(job=job), now_ms)) for job in jobs]
+    views = [asdict(job_view(Situation(job=job), now_ms)) for job in retried.jobs]
     brief = [{name: view[name] for name in ("job_id", "state", "label")} for view in views]
-    return Reply("\n".join(job_line(view) for view in views), {"jobs": brief}, structured=True)
+    lines = [*(job_line(view) for view in views), *([retried.note] if retried.note else [])]
+    return Reply("\n".join(lines), {"jobs": brief, "note": retried.note}, structured=True)
 
 
 @tool(annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False), output_schema=None)
