@@ -184,18 +184,18 @@ class JobManager:
         reopened = await desk.database(desk.store.reopen, job_ids, desk.clock(), tree=tree, asker=asker)
         desk.work.ring()
         desk.bell.ring()
-        return Retried(jobs=reopened, note=await self._room(reopened))
+        return Retried(jobs=reopened, note=await desk.database(self._room, reopened))
 
-    async def _room(self, jobs: Sequence[Job]) -> str:
-        roots: dict[str, None] = {}
-        for job in jobs:
-            if (await self._total(JobFilter(parent_id=job.id))) and len(roots) < SHOWN_TREES:
-                roots[job.root_id] = None
+    def _room(self, jobs: Sequence[Job]) -> str:
+        """What is left in the trees of those that had spawned jobs. Call it on the store's thread."""
+
+        def total(query: JobFilter) -> int:
+            return self._desk.store.list(replace(query, limit=1)).total
+
+        roots = dict.fromkeys(job.root_id for job in jobs if total(JobFilter(parent_id=job.id)))
         limits = self._recursion.limits
-        return " ".join([room(root_id, await self._total(JobFilter(root_id=root_id)), limits) for root_id in roots])
-
-    async def _total(self, query: JobFilter) -> int:
-        return (await self._desk.database(self._desk.store.list, replace(query, limit=1))).total
+        shown = list(roots)[:SHOWN_TREES]
+        return " ".join(room(root_id, total(JobFilter(root_id=root_id)), limits) for root_id in shown)
 
     async def _check_descends(self, job_ids: Sequence[str], caller: Caller | None) -> None:
         """A job steers its descendants and nobody else."""
