@@ -12,6 +12,7 @@ from claude_jobs.domain.event import EventKind
 from claude_jobs.domain.job import Job, JobState
 from claude_jobs.errors import InvalidRequest, JobNotFound, NotPermitted, RecursionRefused
 from claude_jobs.factory import App
+from claude_jobs.services.attempts import order_of
 from claude_jobs.services.caller import Caller
 from claude_jobs.services.request import JobRequest
 from claude_jobs.stores.base import JobFilter
@@ -404,3 +405,18 @@ async def test_who_runs_a_parent_again_is_told_what_it_may_still_spawn(tmp_path:
         f"Tree {root.id} has made 3 {made} what runs again in it can spawn none. "
         "Raise the limit, or submit the work anew as a tree of its own.",
     ]
+
+
+async def test_what_a_job_gave_away_from_its_shell_comes_off_its_own_budget(tmp_path: Path) -> None:
+    env = place(tmp_path)
+    async with running_app(env) as app:
+        outside = caller(tmp_path, env)
+        root = await running(app, (await submit(app, outside, "hold", tools=["Read"], max_cost_usd=1.0)).id)
+        await submit(app, replace(outside, inside_job=root.id), "hold child", max_cost_usd=0.4)
+        credential = app.desk.tokens.get(root.token)
+        assert credential is not None
+        order = await order_of(app.desk, root, root.epoch, credential)
+        (tmp_path / "tmp" / "go").touch()
+        await ended(app, root.id)
+
+    assert (root.spec.nest, order.spent_nusd) == (False, 400_000_000)

@@ -49,7 +49,7 @@ async def order_of(desk: Desk, job: Job, epoch: int, credential: Credential) -> 
 
 async def _given_nusd(desk: Desk, job: Job) -> int:
     """What a job with a budget has given to its children: no longer its own to spend."""
-    if job.spec.max_cost_usd is None or not job.spec.nest:
+    if job.spec.max_cost_usd is None or job.spec.forbids_nest:
         return 0
     page = await desk.database(desk.store.list, JobFilter(root_id=job.root_id, limit=desk.rules.limits.total or 1_000))
     below = [one for one in page.jobs if one.depth > job.depth]
