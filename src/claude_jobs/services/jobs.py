@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from claude_jobs.domain.event import Event
 from claude_jobs.domain.job import TERMINAL, Attempt, Job, JobState, PublicState
@@ -19,11 +19,12 @@ from claude_jobs.services.batches import BatchReport, collected, no_batch
 from claude_jobs.services.bell import rung
 from claude_jobs.services.caller import Caller
 from claude_jobs.services.desk import Desk
+from claude_jobs.services.job_replies import Cancelled, Retried, Submitted
 from claude_jobs.services.recursion import RecursionManager
 from claude_jobs.services.request import JobRequest, RequestRules
 from claude_jobs.services.situation import Outlook, Situation, placed
 from claude_jobs.services.submission import MAX_BATCH, prepare, repeated
-from claude_jobs.stores.base import CancelAck, Counts, JobFilter, Page, Receipt, SubmitRequest
+from claude_jobs.stores.base import Counts, JobFilter, Page, Receipt, SubmitRequest
 
 __all__ = ["MAX_BATCH", "Cancelled", "JobManager", "Retried", "Situation", "Submitted"]
 
@@ -32,40 +33,6 @@ CANCEL_WAIT_S = 12.0
 """Longer than a stop can take (interrupt, TERM and KILL each have their own bound)."""
 SHOWN_TREES = 5
 """Trees whose room is told after a retry."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted:
-    """What came of a submission: the jobs in the order asked for, and who pays, in words."""
-
-    receipts: tuple[Receipt, ...]
-    payer: str
-    batch_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retried:
-    """What runs again, in submit order, and what those that had spawned jobs before may spawn now, in words."""
-
-    jobs: tuple[Job, ...]
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
-    """One job's cancel with its proof.
-
-    Attributes:
-        is_done: Whether it has ended by now.
-        signalled: Processes that were told to end.
-        survivors: Processes that are still alive; empty in every sane world.
-    """
-
-    ack: CancelAck
-    job: Job
-    is_done: bool
-    signalled: tuple[int, ...] = ()
-    survivors: tuple[int, ...] = ()
 
 
 class JobManager:

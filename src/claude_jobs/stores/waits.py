@@ -90,6 +90,8 @@ def _dependencies(job: Job, states: Mapping[str, JobState]) -> str:
 
 
 def _limit(job: Job, limits: Limits) -> str:
+    if job.state is JobState.DELAYED and (limits.total is None or job.ordinal <= limits.total):
+        return "the reset of a quota of its organization"
     if job.state is JobState.DELAYED:
         return f"a higher CLAUDE_MAX_TOTAL_JOBS: it is job {job.ordinal} of its tree"
     if limits.at_depth == 0:
