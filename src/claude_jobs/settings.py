@@ -129,7 +129,10 @@ class Settings(BaseModel):
         description="Time running jobs get on SIGTERM before they are set aside to resume.",
     )
     keep_days: float = Field(
-        14, alias="CLAUDE_JOBS_KEEP_DAYS", gt=0, description="Finished jobs are deleted after this many days."
+        14,
+        alias="CLAUDE_JOBS_KEEP_DAYS",
+        gt=0,
+        description="Finished jobs are deleted after this many days, and tokens that nobody has used or offered since are forgotten.",
     )
     pass_env: Annotated[tuple[str, ...], _split(",")] = Field(
         (),

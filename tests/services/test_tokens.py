@@ -196,6 +196,17 @@ async def test_held_credentials_come_back_from_the_keeper(tmp_path: Path) -> Non
     assert (await desk.manager.states())[credential.fingerprint].name == "CLAUDE_CODE_TOKEN"
 
 
+async def test_what_is_held_is_not_forgotten_however_long_no_front_comes(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    offer = await desk.manager.offer(desk.caller(CLAUDE_CODE_TOKEN="t"))
+    desk.now_ms += 10**10
+
+    await desk.manager.refresh()
+    desk.store.prune(desk.now_ms)
+
+    assert tuple(await desk.manager.states()) == offer.fingerprints
+
+
 def test_no_secret_in_any_representation() -> None:
     credential = Credential(
         name="N", kind=TokenKind.OAUTH, secret="top-secret", profile=(("AWS_SECRET_ACCESS_KEY", "aws-secret"),)

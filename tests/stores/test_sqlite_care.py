@@ -59,7 +59,7 @@ def test_pruning_leaves_no_row_behind(store: SqliteStore, tmp_path: Path) -> Non
         names = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         rows = {name: raw.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0] for name in names}
     raw.close()
-    assert {name: n for name, n in rows.items() if n} == {"meta": 1, "sqlite_sequence": 3, "tokens": 3}
+    assert {name: n for name, n in rows.items() if n} == {"meta": 1, "sqlite_sequence": 3}
 
 
 def test_the_text_of_an_outcome_goes_when_its_job_is_reopened(store: SqliteStore, tmp_path: Path) -> None:

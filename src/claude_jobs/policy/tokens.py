@@ -135,6 +135,12 @@ def out_of_use(tokens: Iterable[TokenState]) -> str:
     return "; ".join(dict.fromkeys(found))
 
 
+def is_forgotten(token: TokenState, before_ms: int) -> bool:
+    """Whether nobody has held it since, and nothing is known of it that would matter if it came again."""
+    is_resting = any(until_ms >= before_ms for until_ms in token.cooldowns.values())
+    return token.seen_ms < before_ms and not is_resting and not token.quarantined
+
+
 def lesson(outcome: Outcome, *, model: str, now_ms: int) -> TokenNote | None:
     """What an attempt's outcome says about the token it used; None for nothing."""
     match outcome.failure:

@@ -90,12 +90,15 @@ class MultiTokenManager:
     async def restore(self, held: Sequence[Credential]) -> None:
         """Take back what the keeper kept over this worker's predecessor's death, and read the user's own file."""
         self._offered = {credential.fingerprint: credential for credential in held}
-        await self._register(held)
         await self.refresh()
 
     async def refresh(self) -> None:
-        """Read the user's own `.env` again if it changed, and take logins into use again that were renewed."""
+        """Read the user's own `.env` again if it changed, and take logins into use again that were renewed.
+
+        What is held is made known again: the store forgets what nobody has seen for long.
+        """
         await self._read_own()
+        await self._register(tuple(self._all()))
         await self._forgive()
 
     async def offer(self, caller: Caller) -> Offer:

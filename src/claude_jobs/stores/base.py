@@ -370,6 +370,8 @@ class JobStore(Protocol):
         """Delete up to `limit` terminal jobs that ended before, with their events, attempts and files. Returns how many.
 
         Kept is what is in a tree with an unfinished job, what one depends on, and whose session one goes on with.
+        Tokens that nobody has registered since go too, but for those that rest, are quarantined or that an unfinished
+        job offers.
         """
         ...
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from stores.builders import NOW, Desk, item, spec
+from stores.builders import NOW, Desk, asking, item, spec
 
 from claude_jobs.domain.job import Failure, JobState
+from claude_jobs.domain.token import TokenKind, TokenNote
 from claude_jobs.errors import JobNotFound
 from claude_jobs.stores.base import JobFilter
 
@@ -21,6 +22,28 @@ def test_prune_deletes_old_ended_jobs_only_in_small_batches(desk: Desk) -> None:
     assert [job.id for job in desk.store.list(JobFilter()).jobs] == [live.id]
     assert {event.job_id for event in desk.store.read(0)} == {live.id}
     assert desk.store.attempts(old[0]) == ()
+
+
+def test_prune_forgets_tokens_that_nobody_has_seen_for_long(desk: Desk) -> None:
+    later = NOW + 1_000_000
+    names = ("idle", "seen", "cooling", "cooled", "refused", "ready", "delayed", "waiting", "running", "ended")
+    desk.store.register_tokens([(name, name, TokenKind.OAUTH) for name in names], NOW)
+    desk.store.register_tokens([("seen", "seen", TokenKind.OAUTH)], later)
+    desk.store.note_token("cooling", TokenNote(cool_window="", cool_until_ms=later + 1), NOW)
+    desk.store.note_token("cooled", TokenNote(cool_window="", cool_until_ms=NOW + 1), NOW)
+    desk.store.note_token("refused", TokenNote(quarantine="no"), NOW)
+    for name in ("ended", "running"):
+        desk.one(item(offers=(name,)))
+    desk.run(asking(held=("running",)))
+    desk.close(desk.run(asking(held=("ended",))))
+    waited_for = desk.one(item(offers=("ready",)))
+    desk.one(item(offers=("delayed",), not_before_ms=later + 1))
+    desk.one(item(offers=("waiting",), after=(waited_for.id,)))
+
+    desk.store.prune(later)
+
+    kept = {token.fingerprint for token in desk.store.tokens()}
+    assert kept == {"seen", "cooling", "refused", "ready", "delayed", "waiting", "running"}
 
 
 def test_prune_keeps_a_parent_whose_children_still_run(desk: Desk) -> None:

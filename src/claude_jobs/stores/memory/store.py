@@ -283,6 +283,12 @@ class MemoryStore:
         world.events = [event for event in world.events if event.job_id in world.jobs]
         roots = {job.root_id for job in world.jobs.values()}
         world.totals = {root_id: total for root_id, total in world.totals.items() if root_id in roots}
+        offered = {fingerprint for job in world.unfinished() for fingerprint in job.offers}
+        world.tokens = {
+            fp: state
+            for fp, state in world.tokens.items()
+            if fp in offered or not token_rules.is_forgotten(state, before_ms)
+        }
         return len(gone)
 
     def _is_needed(self, job: Job) -> bool:

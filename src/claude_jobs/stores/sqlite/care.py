@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from claude_jobs.domain.job import OWNED, TERMINAL, JobState
+from claude_jobs.policy import tokens as rules
 from claude_jobs.stores import codec
 from claude_jobs.stores.base import AuditReport
+from claude_jobs.stores.sqlite.board import Board
 from claude_jobs.stores.sqlite.ending import follow, weigh
 from claude_jobs.stores.sqlite.rows import Rows
 
@@ -24,6 +26,9 @@ _OLD = """SELECT id, batch_id, root_id FROM jobs j WHERE finished_ms < ?
         SELECT 1 FROM jobs f WHERE f.resumes = j.session_id AND f.resumes <> '' AND f.finished_ms IS NULL
     )
     ORDER BY finished_ms, seq LIMIT ?"""
+# Ready jobs by their classes: there may be a million of them.
+_OFFERED = """SELECT e.value FROM classes c, json_each(c.offers) e UNION
+    SELECT e.value FROM jobs j, json_each(j.doc, '$.offers') e WHERE j.state IN {others}"""
 _IN_TREE = """SELECT 1 FROM jobs WHERE id = ? UNION ALL
     SELECT 1 FROM jobs WHERE root_id = ? AND parent_id IS NOT NULL LIMIT 1"""
 _TRUE_LANES = """SELECT class_id, batch_id, rank, seq FROM (
@@ -75,7 +80,18 @@ def prune(rows: Rows, before_ms: int, limit: int) -> int:
         if rows.number(_IN_TREE, root_id, root_id) is None:
             rows.execute("DELETE FROM trees WHERE root_id = ?", root_id)
     rows.execute("DELETE FROM classes WHERE id NOT IN (SELECT class_id FROM lanes)")
+    _forget_tokens(rows, before_ms)
     return len(old)
+
+
+def _forget_tokens(rows: Rows, before_ms: int) -> None:
+    known = Board(rows).states.values()
+    old = {state.fingerprint for state in known if rules.is_forgotten(state, before_ms)}
+    if not old:
+        return
+    others = _in(frozenset(JobState) - TERMINAL - {JobState.READY})
+    for fingerprint in old - {offered for (offered,) in rows.execute(_OFFERED.format(others=others))}:
+        rows.execute("DELETE FROM tokens WHERE fingerprint = ?", fingerprint)
 
 
 def _delete(rows: Rows, job_id: str) -> None:
