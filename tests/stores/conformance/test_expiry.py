@@ -128,7 +128,16 @@ def test_room_in_its_tree(desk: Desk) -> None:
     job = desk.one(item("child", parent_id=root.id, deadline_ms=DEADLINE))
     desk.store.admit(asking(total=1))
 
-    assert said(desk, job) == "a higher CLAUDE_MAX_TOTAL_JOBS: it is job 2 of its tree"
+    late = asking(total=1, free=0, now_ms=NOW + 20)
+    assert said(desk, job, late) == "a higher CLAUDE_MAX_TOTAL_JOBS: it is job 2 of its tree"
+
+
+def test_the_reset_of_a_quota(desk: Desk) -> None:
+    job = desk.one(item(deadline_ms=DEADLINE))
+    held = Disposition(trigger=Trigger.RETRY_LATER, reason=Reason.LIMIT, not_before_ms=NOW + 60_000, counts=False)
+    desk.finish(desk.run(), held)
+
+    assert said(desk, job) == "the reset of a quota of its organization"
 
 
 def test_a_worker_of_its_pool(desk: Desk) -> None:
