@@ -12,7 +12,7 @@ from claude_jobs.policy.breaker import Verdict
 from claude_jobs.policy.routing import Load
 from claude_jobs.services.calls import Attempt, Call, Parts, add, total
 from claude_jobs.services.spend import counted, estimated
-from claude_jobs.stores.gate import Refused, RefusedBy, Settlement
+from claude_jobs.stores.gate import Settlement
 
 SLOW_SHARE = 0.8
 """An answer that began later than this share of REQUEST_TIMEOUT speaks against its provider."""
@@ -38,21 +38,6 @@ async def give_back(parts: Parts, attempt_id: str, route: Route) -> None:
         breaker=parts.rules.breaker,
     )
     await parts.gate(parts.store.settle, back)
-
-
-def say(refused: Refused) -> str:
-    """Why an attempt may not begin, for people."""
-    match refused.by:
-        case RefusedBy.QUOTA:
-            return f"quota {refused.counter}: {refused.used:,} of {refused.limit:,} used, {refused.asked:,} asked"
-        case RefusedBy.RATE:
-            return f"rate {refused.counter}: {refused.limit:,} per minute"
-        case RefusedBy.CIRCUIT:
-            return "its circuit is open after failures"
-        case RefusedBy.COOLING:
-            return "its key waits for a limit to reset"
-        case RefusedBy.DEAD_KEY:
-            return "its key was refused by the provider"
 
 
 class Books:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_never
 
@@ -17,19 +19,18 @@ from claude_jobs.errors import (
     ClaudeJobsError,
     NoRoute,
     ProviderError,
-    QuotaExceeded,
-    RateExceeded,
     StoreError,
 )
 from claude_jobs.policy import attempts as rules
 from claude_jobs.policy.providers import CLAUDE_CLI
 from claude_jobs.policy.routing import Load, two_choices
 from claude_jobs.providers.base import ProviderCall
-from claude_jobs.services.books import Books, give_back, leave, say
+from claude_jobs.services.books import Books, give_back, leave
 from claude_jobs.services.calls import Attempt, Call, Opened, Parts
 from claude_jobs.services.hedging import Hedge
 from claude_jobs.services.planner import Target
 from claude_jobs.services.quotas import Demand
+from claude_jobs.services.refusals import quota_error, rate_error, say
 from claude_jobs.stores.gate import LEASE_MS, Refused, RefusedBy, ReserveAsk, Reserved
 
 TOKENS_PER_S = 30.0
@@ -130,7 +131,7 @@ class Chain:
         """Where else this may be asked: the other keys of the same target, else the next one's."""
         for target in self._call.plan.targets[self._at :]:
             found = [route for route in target.routes if route != first.route and route not in self._out]
-            if found:
+            if found and target.late is None:
                 return tuple((target, route) for route in found)
         return ()
 
@@ -179,18 +180,30 @@ class Chain:
 
     async def _route(self) -> Route:
         """One of the present target's, or of the next that has any. Waits for the first to be usable if that is soon."""
-        targets = self._call.plan.targets
         while True:
             if asyncio.get_running_loop().time() >= min(self._call.first_by, self._call.deadline):
                 raise self._end("the time to answer is over")
-            while self._at < len(targets):
+            while self._at < len(self._call.plan.targets):
                 if self.target.provider == CLAUDE_CLI and self.target.routes[0] not in self._out:
                     raise ByJob(self.target)
-                routes = [route for route in targets[self._at].routes if not self._is_out(route)]
+                routes = [route for route in self.target.routes if not self._is_out(route)]
+                if routes and self.target.late is not None:
+                    await self._look_up(self.target.late)
+                    continue
                 if routes:
                     return routes[two_choices(routes, [self._parts.load(route) for route in routes], self._parts.rnd())]
                 self._advance("no key left")
             await self._wait_for_a_route()
+
+    async def _look_up(self, late: Callable[[], Awaitable[Target | str]]) -> None:
+        """The present target is known by its provider only: what it is, now that its turn has come."""
+        found, plan = await late(), self._call.plan
+        if isinstance(found, str):
+            self._call.trace.add("skip", "unable", route=self.target.routes[0], why=found)
+            self._note(self.target.routes[0], found, 0)
+        else:
+            targets = (*plan.targets[: self._at], found, *plan.targets[self._at + 1 :])
+            self._call.plan = replace(plan, targets=targets)
 
     def _is_out(self, route: Route) -> bool:
         """Whether it was refused to this call, or to any a moment ago."""
@@ -371,23 +384,3 @@ class Chain:
         if self._pause_s > 0:
             self._call.trace.add("retry", "wait", why=f"{self._pause_s:.2f} s")
         return self._pause_s
-
-
-def rate_error(refused: Refused, wait_s: float) -> RateExceeded:
-    """What the caller gets whose rate is used up."""
-    message = f"The rate {refused.counter} of {refused.limit} per minute is used up. Ask again in {wait_s:.1f} s."
-    return RateExceeded(message, counter=refused.counter, limit=refused.limit, retry_after_s=wait_s)
-
-
-def quota_error(refused: Refused, wait_s: float) -> QuotaExceeded:
-    """What the caller gets whose quota is used up."""
-    helps = f"It resets in {wait_s:.0f} s." if refused.retry_at_ms else "This is more than it ever allows at once."
-    return QuotaExceeded(
-        f"Quota exceeded: {say(refused)}. {helps} Ask for less (max_output_tokens), or raise it with `claude-jobs quota set`.",
-        counter=refused.counter,
-        limit=refused.limit,
-        used=refused.used,
-        asked=refused.asked,
-        resets_ms=refused.retry_at_ms,
-        retry_after_s=wait_s,
-    )

@@ -19,12 +19,12 @@ from claude_jobs.errors import ClaudeJobsError, ProviderTimeout
 from claude_jobs.policy.pricing import worst_nusd
 from claude_jobs.services.batch_generation import Generate, batched
 from claude_jobs.services.calls import Call, Parts, new_call
-from claude_jobs.services.chain import quota_error, rate_error
 from claude_jobs.services.economy_book import EconomyBook
 from claude_jobs.services.economy_runs import Item, Result, Run, Runs, replaced
 from claude_jobs.services.generation_api import Ask, BatchItem, EconomyOrder
 from claude_jobs.services.planner import Planner
 from claude_jobs.services.quotas import Demand
+from claude_jobs.services.refusals import quota_error, rate_error
 from claude_jobs.services.scribe import Scribe
 from claude_jobs.stores.gate import LEASE_MS, Refused, RefusedBy, ReserveAsk
 

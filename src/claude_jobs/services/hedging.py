@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from claude_jobs.domain.generation import Completion, Route
 from claude_jobs.policy.providers import CLAUDE_CLI
 from claude_jobs.policy.routing import late_after_s, two_choices
-from claude_jobs.services.books import Books, give_back, leave, say
+from claude_jobs.services.books import Books, give_back, leave
 from claude_jobs.services.calls import Attempt, Call, Opened, Parts
 from claude_jobs.services.planner import Target
+from claude_jobs.services.refusals import say
 from claude_jobs.stores.gate import Refused, Reserved
 
 T = TypeVar("T")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from claude_jobs.domain.api_key import ApiKey
 from claude_jobs.domain.generation import GenerationRequest, ModelCard, Route
-from claude_jobs.errors import InvalidRequest, NoRoute
+from claude_jobs.errors import InvalidRequest, NoRoute, ProviderError, ProviderTimeout
 from claude_jobs.policy import providers as names
 from claude_jobs.policy.estimate_tokens import estimate_request
 from claude_jobs.policy.routing import lacks
@@ -16,6 +18,9 @@ from claude_jobs.services.generation_api import Ask
 from claude_jobs.services.models import CLI_MODELS
 from claude_jobs.services.provider_keys import ProviderKeys
 from claude_jobs.services.trace import Trace
+
+LOCAL_S = 5.0
+"""How long Ollama may take to say which model it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,7 @@ class Target:
         request: What it is asked: with its model and the most it may answer.
         keys: Secrets by fingerprint; {"": None} where none is needed.
         routes: One for each key.
+        late: Of a fallback whose model only Ollama can name: makes the target, or says why it is none, when its turn has come.
     """
 
     provider: str
@@ -33,6 +39,7 @@ class Target:
     request: GenerationRequest
     keys: Mapping[str, ApiKey | None] = field(repr=False)
     routes: tuple[Route, ...]
+    late: Callable[[], Awaitable[Target | str]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,47 +85,75 @@ class Planner:
         return known, model or rules.models.get(known, "")
 
     async def plan(self, ask: Ask, trace: Trace) -> Plan:
-        """Raises InvalidRequest for names nobody knows, NoRoute if nothing can take it."""
-        request = ask.request
-        tokens = estimate_request(request)
-        wanted = [(request.provider, request.model), *ask.fallbacks]
+        """Raises InvalidRequest for names nobody knows, NoRoute if nothing can take it, and a ProviderError if Ollama should."""
+        tokens = estimate_request(ask.request)
+        wanted = [(ask.request.provider, ask.request.model), *ask.fallbacks]
         targets: list[Target] = []
         why: list[str] = []
+        failed: ProviderError | None = None
         for provider, model in dict.fromkeys(self.choose(*pair) for pair in wanted):
-            target = await self._target(ask, provider, model, tokens)
-            if isinstance(target, str):
-                why.append(f"{provider}/{model}: {target}")
-                trace.add("skip", "unable", route=Route(provider=provider, model=model), why=target)
-            else:
+            target = await self._target(ask, provider, model, tokens, is_fallback=bool(targets))
+            if isinstance(target, Target):
                 targets.append(target)
+                continue
+            failed = target if isinstance(target, ProviderError) else failed
+            said = target if isinstance(target, str) else target.message
+            why.append(f"{provider}/{model}: {said}")
+            trace.add("skip", "unable", route=Route(provider=provider, model=model), why=said)
         if not targets:
-            raise NoRoute(f"Nothing can answer this. {'. '.join(why)}.", tried=tuple(why))
+            raise failed or NoRoute(f"Nothing can answer this. {'. '.join(why)}.", tried=tuple(why))
         return Plan(targets=tuple(targets), input_tokens=tokens)
 
-    async def _target(self, ask: Ask, provider: str, model: str, tokens: int) -> Target | str:
+    async def _target(
+        self, ask: Ask, provider: str, model: str, tokens: int, *, is_fallback: bool
+    ) -> Target | ProviderError | str:
         """The target, or why it is none."""
         if provider == names.CLAUDE_CLI:
             return _bare(ask.request, provider, model)
-        keys: dict[str, ApiKey | None] = {"": None}
-        if provider in names.KEY_NAMES:
-            keys = {key.fingerprint: key for key in await self._keys.of(provider, ask.caller)}
-            if not keys:
-                if ask.caller.inside_job:
-                    return "a job gets none of your keys, unless CLAUDE_JOBS_PROVIDERS_IN_JOBS allows it"
-                return f"there is no key for it: set {names.KEY_NAMES[provider]}"
-        elif not model:
-            model = await self._local()
+        if provider not in names.KEY_NAMES:
+            if model:
+                return self._fit(ask.request, provider, model, tokens, {"": None})
+            if is_fallback:  # an Ollama that hangs is not in the way of a provider that answers
+                late = partial(self._late, ask, tokens)
+                return replace(_bare(ask.request, provider, model), late=late)
+            return await self._local_target(ask, tokens)
+        keys = {key.fingerprint: key for key in await self._keys.of(provider, ask.caller)}
+        if not keys:
+            if ask.caller.inside_job:
+                return "a job gets none of your keys, unless CLAUDE_JOBS_PROVIDERS_IN_JOBS allows it"
+            return f"there is no key for it: set {names.KEY_NAMES[provider]}"
+        return self._fit(ask.request, provider, model, tokens, keys)
+
+    async def _late(self, ask: Ask, tokens: int) -> Target | str:
+        found = await self._local_target(ask, tokens)
+        return found.message if isinstance(found, ProviderError) else found
+
+    async def _local_target(self, ask: Ask, tokens: int) -> Target | ProviderError | str:
+        """Ollama with the model it names."""
+        try:
+            async with asyncio.timeout(min(LOCAL_S, ask.timeout_s or LOCAL_S)):
+                model = await self._local()
+        except ProviderError as error:
+            return error
+        except TimeoutError:
+            return ProviderTimeout("Ollama did not say in time which model it has.", provider=names.OLLAMA)
+        return self._fit(ask.request, names.OLLAMA, model, tokens, {"": None})
+
+    def _fit(
+        self, request: GenerationRequest, provider: str, model: str, tokens: int, keys: Mapping[str, ApiKey | None]
+    ) -> Target | str:
+        """With what the model can do, if that is enough."""
         card = self._card(provider, model)
-        lacking = lacks(card, ask.request, tokens)
+        lacking = lacks(card, request, tokens)
         if lacking:
             return lacking
-        most = ask.request.max_output_tokens or self._rules.max_tokens
+        most = request.max_output_tokens or self._rules.max_tokens
         if card.max_output_tokens:
             most = min(most, card.max_output_tokens)
         return Target(
             provider=provider,
             model=model,
-            request=replace(ask.request, provider=provider, model=model, max_output_tokens=most),
+            request=replace(request, provider=provider, model=model, max_output_tokens=most),
             keys=keys,
             routes=tuple(Route(provider=provider, model=model, key=fingerprint) for fingerprint in keys),
         )
