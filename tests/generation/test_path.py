@@ -272,6 +272,15 @@ async def test_keys_of_the_users_own_file_serve_who_brings_none(tmp_path: Path) 
     assert [request.token for request in place.asked()] == ["key-2"]
 
 
+async def test_all_who_ask_at_once_find_the_keys_of_the_users_own_file(tmp_path: Path) -> None:
+    async with generating(tmp_path) as place:
+        place.caller = place.caller.__class__(cwd=str(tmp_path), submitter="uid:0")
+        (tmp_path / "jobs" / ".env").write_text("XAI_API_KEY=sk-rehearsal-2\n")
+        answers = await asyncio.gather(*(place.generate(f"Question {n}.", provider="grok") for n in range(5)))
+
+    assert all(answer.completion.text for answer in answers)
+
+
 async def test_a_prompt_beyond_the_context_is_not_sent(tmp_path: Path) -> None:
     async with generating(tmp_path) as place:
         refused = await place.fails("word " * 1_500_000, provider="claude")

@@ -58,11 +58,11 @@ class ProviderKeys:
         now_s = asyncio.get_running_loop().time()
         if now_s - self._looked_s < LOOK_S:
             return
-        self._looked_s = now_s
         stamp = _stamp(self._env_file)
         if stamp != self._stamp:
             self._own = await asyncio.to_thread(_read, self._env_file)
             self._stamp = stamp
+        self._looked_s = now_s  # only now: who comes while the file is read waits for it, too
 
 
 def _stamp(path: Path) -> tuple[int, int]:
