@@ -81,10 +81,12 @@ class GenerationPart:
 
     async def _billed(self, ask: Ask) -> Ask:
         """A job's questions are its organization's, whatever it says."""
-        if not ask.caller.inside_job:
-            return ask
-        job = await self._jobs().get(ask.caller.inside_job)
-        return replace(ask, org=job.org)
+        return (await self._all_billed((ask,)))[0] if ask.caller.inside_job else ask
+
+    async def _all_billed(self, asks: Sequence[Ask]) -> list[Ask]:
+        inside = {ask.caller.inside_job for ask in asks if ask.caller.inside_job}
+        orgs = {job_id: (await self._jobs().get(job_id)).org for job_id in inside}
+        return [replace(ask, org=orgs[ask.caller.inside_job]) if ask.caller.inside_job else ask for ask in asks]
 
     async def generate(self, ask: Ask) -> Answer:
         return await (await self._generator()).generate(await self._billed(ask))
@@ -97,8 +99,8 @@ class GenerationPart:
     async def batch(
         self, asks: Sequence[Ask], *, max_parallel: int = 0, economy: EconomyOrder | None = None
     ) -> AsyncGenerator[BatchItem]:
-        generator = await self._generator()
-        async with aclosing(generator.batch(asks, max_parallel=max_parallel, economy=economy)) as items:
+        generator, billed = await self._generator(), await self._all_billed(asks)
+        async with aclosing(generator.batch(billed, max_parallel=max_parallel, economy=economy)) as items:
             async for item in items:
                 yield item
 

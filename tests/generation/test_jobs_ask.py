@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from support_app import caller, environment, running_app, stand_in
@@ -16,7 +18,8 @@ from claude_jobs.rehearsal.server import Rehearsal
 from claude_jobs.rpc.hello import Hello
 from claude_jobs.rpc.oversight import oversight_methods
 from claude_jobs.services.caller import Caller
-from claude_jobs.services.generation_request import GenerateRequest
+from claude_jobs.services.generation_batch import run_batch
+from claude_jobs.services.generation_request import GenerateRequest, parse_batch
 from claude_jobs.services.request import JobRequest
 
 
@@ -46,6 +49,27 @@ async def test_a_job_asks_in_its_organizations_name_and_only_if_it_may(tmp_path:
             answer = await app.generation.generate(ask.ask(job))
 
     assert answer.org == "poor"
+
+
+@pytest.mark.parametrize("is_economy", [False, True])
+async def test_a_jobs_batches_are_its_organizations_too(tmp_path: Path, is_economy: bool) -> None:
+    async with Rehearsal() as api:
+        claude = stand_in(tmp_path, seconds=60)
+        settings = {"CLAUDE_JOBS_PROVIDERS_IN_JOBS": "true", "TOKEN_QUOTA": "100000", **addresses(api.url)}
+        env = environment(tmp_path, CLAUDE_JOBS_CLI=str(claude), **settings)
+        (tmp_path / "jobs" / ".env").write_text("OPENAI_API_KEY=sk-rehearsal-1\n")
+        async with running_app(env) as app:
+            job = await inside(app, caller(tmp_path, env), "poor")
+            items = [{"prompt": "One."}, {"prompt": "Two."}]
+            given = {"items": items, "provider": "openai", "org": "rich", "economy": is_economy}
+            async with aclosing(run_batch(app.generation, parse_batch(given, job), app.batches)) as views:
+                answers = [view["answer"] async for view in views]
+            (rich,) = await app.oversight.quotas("rich")
+            (poor,) = await app.oversight.quotas("poor")
+
+    assert len(answers) == 2
+    assert rich["used"] == 0
+    assert cast("int", poor["used"]) > 0
 
 
 async def test_a_job_sees_no_calls(tmp_path: Path) -> None:
