@@ -190,7 +190,8 @@ class Settings(BaseModel):
         alias="REQUEST_TIMEOUT",
         gt=0,
         le=3_600,
-        description="Time a provider's answer may take to begin, over all attempts, in seconds.",
+        description="Time a provider's answer may take to begin, over all attempts, in seconds. "
+        "Each attempt gets half of what is left while a fallback or another key could still answer.",
     )
     max_retries: int = Field(
         3,

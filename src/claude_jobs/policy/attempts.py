@@ -26,6 +26,10 @@ BUDGET_SHARE = 0.3
 BUDGET_MOST = 10.0
 DEAD_KEY_S = 300
 """An exhausted account or a refused key is asked again after this time: somebody may have paid, or mended it."""
+FAIR_SHARE = 0.5
+"""Of the time that is left: what one attempt gets while somebody else could still answer."""
+TOKENS_PER_S = 30.0
+"""A slow model's pace: what a whole answer may take beyond the time to its first token."""
 COOL_S = 5.0
 """How long a key rests after a 429 that says nothing."""
 
@@ -71,6 +75,15 @@ def cooling_s(error: ClaudeJobsError) -> float:
 def kills_key(error: ClaudeJobsError) -> bool:
     """Whether the key is of no use any more. A 403 may be about the one model only."""
     return isinstance(error, AuthenticationFailed) and error.status in (401, 402)
+
+
+def patience_s(left_s: float, *, has_others: bool) -> float:
+    """How long one attempt may take of the time that is left: all of it, or half while somebody else could still answer.
+
+    So whoever hangs leaves real time to the next, and that one to the one after it: of three the first gets half of the
+    time, the others a quarter each.
+    """
+    return max(0.001, left_s * FAIR_SHARE if has_others else left_s)
 
 
 def pause_s(retries: int, rnd: float, retry_after_s: float | None) -> float:

@@ -140,10 +140,10 @@ class Books:
 
     def _told_by(self, attempt: Attempt, error: ProviderError) -> Verdict:
         """Of a failure. A caller's deadline that came before REQUEST_TIMEOUT says nothing of the provider."""
-        is_callers = asyncio.get_running_loop().time() >= self._call.deadline - DEADLINE_SLACK_S
+        is_over = asyncio.get_running_loop().time() >= self._call.deadline - DEADLINE_SLACK_S
         took_s = (self._call.trace.ms() - attempt.began_ms) / 1_000
-        patience_s = self._parts.rules.request_timeout_s
-        return rules.verdict(error, is_cut=is_callers and (attempt.first_ms is not None or took_s < patience_s))
+        is_cut = is_over if attempt.first_ms is not None else attempt.is_hurried and took_s < attempt.patience_s
+        return rules.verdict(error, is_cut=is_cut)
 
     def verdict(self, attempt: Attempt) -> Verdict:
         """Of an answer: well, or so late that it speaks against the provider."""

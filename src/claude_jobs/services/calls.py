@@ -119,7 +119,13 @@ class Call:
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One attempt at one route that has its turn and its reservation. `chars` is what it delivered so far."""
+    """One attempt at one route that has its turn and its reservation.
+
+    Attributes:
+        patience_s: What REQUEST_TIMEOUT leaves it to begin to answer.
+        is_hurried: Whether its caller's deadline leaves it less.
+        chars: What it delivered so far.
+    """
 
     id: str
     target: Target
@@ -128,6 +134,8 @@ class Attempt:
     key: ApiKey | None
     load: Load
     began_ms: float
+    patience_s: float = 0.0
+    is_hurried: bool = False
     first_ms: float | None = None
     chars: list[str] = field(default_factory=list[str])
 

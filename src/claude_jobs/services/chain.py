@@ -19,6 +19,7 @@ from claude_jobs.errors import (
     ClaudeJobsError,
     NoRoute,
     ProviderError,
+    ProviderTimeout,
     StoreError,
 )
 from claude_jobs.policy import attempts as rules
@@ -29,12 +30,10 @@ from claude_jobs.services.books import Books, give_back, leave
 from claude_jobs.services.calls import Attempt, Call, Opened, Parts
 from claude_jobs.services.hedging import Hedge
 from claude_jobs.services.planner import Target
-from claude_jobs.services.quotas import Demand
 from claude_jobs.services.refusals import quota_error, rate_error, say
-from claude_jobs.stores.gate import LEASE_MS, Refused, RefusedBy, ReserveAsk, Reserved
+from claude_jobs.services.reservation import reserve, revived
+from claude_jobs.stores.gate import Refused, RefusedBy, Reserved
 
-TOKENS_PER_S = 30.0
-"""A slow model's pace: what a whole answer may take beyond the time to its first token."""
 MAX_PACE_S = 10.0
 """Longest wait of a call for its rates before it is refused; the caller can wait itself, and knows more."""
 SHUT_MS = 500
@@ -59,6 +58,7 @@ class Chain:
         self._retries = 0
         self._rests = 0
         self._out: dict[Route, int] = {}
+        self._hung: set[Route] = set()
         self._notes: list[str] = []
         self._last: ProviderError | None = None
         self._pause_s = 0.0
@@ -125,7 +125,7 @@ class Chain:
         return Opened(attempt=attempt, first=first, rest=stream)
 
     def _hedge(self) -> Hedge:
-        return Hedge(self._parts, self._call, self.books, self._reserve)
+        return Hedge(self._parts, self._call, self.books)
 
     def _others(self, first: Attempt) -> tuple[tuple[Target, Route], ...]:
         """Where else this may be asked: the other keys of the same target, else the next one's."""
@@ -136,17 +136,30 @@ class Chain:
         return ()
 
     def _provider_call(self, attempt: Attempt, *, is_whole: bool) -> ProviderCall:
-        now = asyncio.get_running_loop().time()
-        first_s = max(0.001, self._call.first_by - now)
-        if is_whole:
-            first_s += (attempt.target.request.max_output_tokens or 0) / TOKENS_PER_S
-        left_s = max(0.001, self._call.deadline - now)
+        now, call = asyncio.get_running_loop().time(), self._call
+        has_others = self._has_others(attempt.route)
+        begin_s, left_s = call.first_by - now, call.deadline - now
+        whole_s = (attempt.target.request.max_output_tokens or 0) / rules.TOKENS_PER_S if is_whole else 0.0
+        attempt.patience_s = rules.patience_s(begin_s, has_others=has_others)
+        attempt.is_hurried = left_s < begin_s + whole_s
         return ProviderCall(
             request=attempt.target.request,
             key=attempt.key,
-            first_s=min(first_s, left_s),
-            idle_s=min(2 * self._parts.rules.request_timeout_s, left_s),
+            first_s=rules.patience_s(min(begin_s + whole_s, left_s), has_others=has_others),
+            idle_s=max(0.001, min(2 * self._parts.rules.request_timeout_s, left_s)),
         )
+
+    def _has_others(self, route: Route) -> bool:
+        """Whether anybody else could answer if this one does not: another key of the target, or a later one."""
+        keys = (other for other in self.target.routes if other != route and other not in self._hung)
+        return any(self._is_open(other) for other in keys) or self._has_next()
+
+    def _has_next(self) -> bool:
+        later = self._call.plan.targets[self._at + 1 :]
+        return any(self._is_open(route) for target in later for route in target.routes)
+
+    def _is_open(self, route: Route) -> bool:
+        return route not in self._out and self._parts.shut.get(route, (0, 0))[0] <= self._parts.clock()
 
     # Before an attempt: route, turn, reservation.
 
@@ -157,7 +170,7 @@ class Chain:
             began_ms = self._call.trace.ms()
             attempt_id = uuid.uuid4().hex
             try:
-                answer = await self._reserve(attempt_id, self.target, route)
+                answer = await reserve(self._parts, self._call, attempt_id, self.target, route)
                 if isinstance(answer, Reserved):
                     return self._admitted(answer, self.target, route, load, began_ms)
             except NoRoute as error:  # a quota in dollars, and nobody knows this model's price
@@ -190,6 +203,7 @@ class Chain:
                 if routes and self.target.late is not None:
                     await self._look_up(self.target.late)
                     continue
+                routes = [route for route in routes if route not in self._hung] or routes
                 if routes:
                     return routes[two_choices(routes, [self._parts.load(route) for route in routes], self._parts.rnd())]
                 self._advance("no key left")
@@ -268,32 +282,6 @@ class Chain:
             self._call.trace.add("wait", "ok", route=route, why="for its turn", since_ms=since_ms)
         return load
 
-    def _demand(self, target: Target, route: Route) -> Demand:
-        call = self._call
-        most = target.request.max_output_tokens or 0
-        nusd = self._parts.pricing.reserve_nusd(route.provider, route.model, call.plan.input_tokens, most)
-        return Demand(tokens=call.plan.input_tokens + most, nusd=nusd)
-
-    async def _reserve(self, attempt_id: str, target: Target, route: Route) -> Reserved | Refused:
-        parts, call = self._parts, self._call
-        demand = self._demand(target, route)
-        ask = ReserveAsk(
-            id=attempt_id,
-            owner=parts.owner,
-            now_ms=parts.clock(),
-            lease_ms=LEASE_MS,
-            quotas=await parts.quotas.of(call.org, route, demand),
-            rates=parts.quotas.rates(call.org, demand.tokens),
-            route=route,
-            needs_tokens=demand.tokens,
-            breaker=parts.rules.breaker,
-        )
-        answer = await parts.gate(parts.store.reserve, ask)
-        if isinstance(answer, Reserved):
-            for warning in answer.warnings:
-                call.trace.add("quota", "warning", why=warning)
-        return answer
-
     async def _refused(self, route: Route, refused: Refused) -> None:
         """Another route, a short wait, or the end."""
         now_ms = self._parts.clock()
@@ -307,20 +295,11 @@ class Chain:
             self._note(route, say(refused), refused.retry_at_ms)
         elif refused.by is RefusedBy.RATE:
             await self._pace(refused, wait_s)
-        elif refused.by is RefusedBy.DEAD_KEY and await self._revived(route.key):
+        elif refused.by is RefusedBy.DEAD_KEY and await revived(self._parts, route.key):
             return
         else:
             self._note(route, say(refused), refused.retry_at_ms)
             self._parts.shut[route] = (now_ms + min(SHUT_MS, round(wait_s * 1_000) or SHUT_MS), refused.retry_at_ms)
-
-    async def _revived(self, key: str) -> bool:
-        """Whether a refused key may be tried once more: by a process that has not seen it refused, or not lately."""
-        parts, now = self._parts, asyncio.get_running_loop().time()
-        if parts.dead.get(key, now) > now:
-            return False
-        parts.dead[key] = now + rules.DEAD_KEY_S
-        await parts.gate(parts.store.revive_key, key)
-        return True
 
     async def _pace(self, refused: Refused, wait_s: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -342,6 +321,10 @@ class Chain:
 
     async def _failed(self, attempt: Attempt, error: ProviderError) -> None:
         until_ms = await self.books.failed(attempt, error)
+        took_s = (self._call.trace.ms() - attempt.began_ms) / 1_000
+        self._call.first_by += max(0.0, took_s - attempt.patience_s)  # a whole answer may take longer than to begin one
+        if isinstance(error, ProviderTimeout) and error.status is None:
+            self._hung.add(attempt.route)
         if rules.after(error) is rules.Next.OTHER_KEY:
             self._note(attempt.route, error.code, until_ms)
 
@@ -370,6 +353,9 @@ class Chain:
         return self._at < len(self._call.plan.targets) or bool(self._out)
 
     def _again(self, error: ProviderError) -> None:
+        if isinstance(error, ProviderTimeout) and error.status is None and self._has_next():
+            self._advance(error.code)  # who hangs is not given the others' time
+            return
         self._retries += 1
         budget = self._parts.budgets[self.target.provider]
         if self._retries > self._parts.rules.max_retries or not budget.take():

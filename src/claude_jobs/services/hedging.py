@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from claude_jobs.domain.generation import Completion, Route
@@ -18,23 +18,22 @@ from claude_jobs.services.books import Books, give_back, leave
 from claude_jobs.services.calls import Attempt, Call, Opened, Parts
 from claude_jobs.services.planner import Target
 from claude_jobs.services.refusals import say
+from claude_jobs.services.reservation import reserve
 from claude_jobs.stores.gate import Refused, Reserved
 
 T = TypeVar("T")
 Others = Sequence[tuple[Target, Route]]
 Asking = Callable[[Attempt], Coroutine[Any, Any, T]]
 """Asks the provider; settles an attempt that fails or is cancelled."""
-Reserve = Callable[[str, Target, Route], Awaitable[Reserved | Refused]]
 
 
 class Hedge:
     """The second attempt of one call."""
 
-    def __init__(self, parts: Parts, call: Call, books: Books, reserve: Reserve) -> None:
+    def __init__(self, parts: Parts, call: Call, books: Books) -> None:
         self._parts = parts
         self._call = call
         self._books = books
-        self._reserve = reserve
         self._is_begun = False
 
     async def whole(
@@ -104,7 +103,7 @@ class Hedge:
         began_ms = self._call.trace.ms()
         why = ""
         try:
-            answer = await self._reserve(attempt_id, target, route)
+            answer = await reserve(self._parts, self._call, attempt_id, target, route)
             why = "the first attempt has ended" if first.done() else _unfit(answer)
             if why and isinstance(answer, Reserved):
                 await give_back(self._parts, attempt_id, route)

@@ -1,0 +1,54 @@
+"""Whose time it is: one that hangs does not take that of the others, nor that of its caller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from support_generation import Place, generating
+
+from claude_jobs.domain.generation import Answer
+from claude_jobs.rehearsal.script import Action, Fault, Rule, Script
+
+HANGS = Script(rules=(Rule(action=Action(fault=Fault.SILENCE), provider="openai"),))
+HANGS_ONCE = Script(rules=(Rule(action=Action(fault=Fault.SILENCE), provider="openai", times=1),))
+
+
+async def asked(place: Place, *, is_stream: bool, **fields: Any) -> Answer:
+    """The answer, whole or at the end of a stream."""
+    ask = place.ask(max_tokens=30, **fields)
+    if not is_stream:
+        return await place.app.generation.generate(ask)
+    *_, last = [event async for event in place.app.generation.stream(ask)]
+    return cast("Answer", last)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("timeout_s", [None, 4])
+async def test_a_provider_that_hangs_leaves_time_to_its_fallback(
+    tmp_path: Path, is_stream: bool, timeout_s: float | None
+) -> None:
+    async with generating(tmp_path, script=HANGS, REQUEST_TIMEOUT="4") as place:
+        fields: dict[str, Any] = {"provider": "openai", "fallbacks": ["claude"], "timeout_s": timeout_s}
+        answer = await asked(place, is_stream=is_stream, **fields)
+
+    assert answer.route.provider == "claude"
+    assert [request.provider for request in place.asked()] == ["openai", "claude"]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_key_that_hangs_leaves_time_to_another_one(tmp_path: Path, is_stream: bool) -> None:
+    async with generating(tmp_path, script=HANGS_ONCE, numbers=(1, 2), REQUEST_TIMEOUT="4") as place:
+        answer = await asked(place, is_stream=is_stream, provider="openai")
+
+    assert answer.completion.text
+    assert len({request.token for request in place.asked()}) == 2
+
+
+async def test_a_provider_that_hangs_is_passed_by_after_a_while_although_it_has_a_fallback(tmp_path: Path) -> None:
+    async with generating(tmp_path, script=HANGS, REQUEST_TIMEOUT="0.6", CIRCUIT_FAILURE_THRESHOLD="2") as place:
+        for n in range(3):
+            await asked(place, prompt=f"Question {n}.", is_stream=True, provider="openai", fallbacks=["claude"])
+
+    assert [request.provider for request in place.asked()].count("openai") == 2
