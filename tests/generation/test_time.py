@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import pytest
 from support_generation import Place, generating
 
 from claude_jobs.domain.generation import Answer
+from claude_jobs.errors import ProviderTimeout
 from claude_jobs.rehearsal.script import Action, Fault, Rule, Script
 
 HANGS = Script(rules=(Rule(action=Action(fault=Fault.SILENCE), provider="openai"),))
@@ -52,3 +54,33 @@ async def test_a_provider_that_hangs_is_passed_by_after_a_while_although_it_has_
             await asked(place, prompt=f"Question {n}.", is_stream=True, provider="openai", fallbacks=["claude"])
 
     assert [request.provider for request in place.asked()].count("openai") == 2
+
+
+@pytest.mark.parametrize("provider", ["openai", "claude", "llama"])  # Gemini's SDK takes none
+async def test_signs_of_life_are_no_answer(tmp_path: Path, provider: str) -> None:
+    async with generating(tmp_path, MAX_RETRIES="0", REQUEST_TIMEOUT="2", TOKEN_QUOTA="100000") as place:
+        for limits in ({}, {"timeout_s": 0.5}):
+            with pytest.raises(ProviderTimeout):
+                await asyncio.wait_for(
+                    asked(place, is_stream=True, provider=provider, rehearse={"fault": "keep_alive"}, **limits), 10
+                )
+        answer = await asked(place, prompt="Another one.", is_stream=True, provider=provider)
+        (quota,) = (await place.settled()).values()
+
+    assert answer.completion.text
+    assert quota["held"] == 0
+
+
+async def test_a_stream_that_only_gives_signs_of_life_ends_at_its_deadline_and_is_paid(tmp_path: Path) -> None:
+    async with generating(tmp_path, TOKEN_QUOTA="100000", MAX_CONCURRENT_REQUESTS="1") as place:
+        fields: dict[str, Any] = {"rehearse": {"fault": "stall_alive", "chunks": 20}, "timeout_s": 1.5}
+        with pytest.raises(ProviderTimeout):
+            await asyncio.wait_for(asked(place, is_stream=True, **fields), 10)
+        answer = await asked(place, prompt="Another one.", is_stream=True)  # the turn was given back
+        (quota,) = (await place.settled()).values()
+        late = (await place.app.oversight.calls(limit=2, org=""))[1]
+
+    assert answer.completion.text
+    assert quota["held"] == 0
+    assert late["outcome"] == "provider_timeout"
+    assert cast("int", late["cost_nusd"]) > 0

@@ -32,6 +32,8 @@ class Fault(StrEnum):
     TRUNCATED = "truncated"  # half of the stream, then a good end of the HTTP answer
     SILENCE = "silence"  # accepted, never answered
     STALL = "stall"  # half of the stream, then nothing
+    KEEP_ALIVE = "keep_alive"  # signs of life, never an answer
+    STALL_ALIVE = "stall_alive"  # half of the stream, then only signs of life
     STREAM_ERROR = "stream_error"  # overloaded, said inside a 200 stream
     STREAM_ERROR_FLAT = (
         "stream_error_flat"  # as the Responses API documents it, not as it sends it; elsewhere as stream_error
@@ -54,7 +56,7 @@ class Fault(StrEnum):
 
 BREAKS = frozenset(
     {
-        *(Fault.CUT, Fault.TRUNCATED, Fault.STALL, Fault.BAD_EVENT),
+        *(Fault.CUT, Fault.TRUNCATED, Fault.STALL, Fault.STALL_ALIVE, Fault.BAD_EVENT),
         *(Fault.STREAM_ERROR, Fault.STREAM_ERROR_FLAT, Fault.RESPONSE_FAILED),
     }
 )

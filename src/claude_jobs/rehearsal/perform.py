@@ -21,6 +21,7 @@ _STRANGE: dict[Fault | None, tuple[int, str, bytes]] = {
     Fault.MALFORMED: (200, "application/json", b'{"type": "message", "content": [{"ty'),
     Fault.OTHER_JSON: (200, "application/json", b'{"ok": true}'),
 }
+_SIGN_S = 0.05
 SILENT = (Fault.DROP, Fault.SILENCE)
 
 
@@ -41,6 +42,9 @@ async def perform(connection: Connection, wire: Wire, call: Call, turn: Turn, er
         connection.abort()
     elif turn.fault is Fault.SILENCE:
         await connection.hung_up()
+    elif turn.fault is Fault.KEEP_ALIVE:
+        await connection.start(200, {"content-type": wire.stream_type, "cache-control": "no-cache"})
+        await _keep_alive(connection, wire)
     elif turn.fault in _STRANGE:
         status, kind, body = _STRANGE[turn.fault]
         await connection.reply(status, {"content-type": kind}, body)
@@ -103,6 +107,8 @@ async def _break(connection: Connection, wire: Wire, call: Call, turn: Turn) -> 
             connection.abort()
         case Fault.STALL:
             await connection.hung_up()
+        case Fault.STALL_ALIVE:
+            await _keep_alive(connection, wire)
         case Fault.STREAM_ERROR | Fault.STREAM_ERROR_FLAT | Fault.RESPONSE_FAILED:
             await connection.chunk(wire.broken(turn, call))
             await connection.end()
@@ -111,3 +117,11 @@ async def _break(connection: Connection, wire: Wire, call: Call, turn: Turn) -> 
             await connection.end()
         case _:
             await connection.end()
+
+
+async def _keep_alive(connection: Connection, wire: Wire) -> None:
+    """What every reader of the stream passes over, until the client leaves."""
+    sign = b": keep-alive\n\n" if "event-stream" in wire.stream_type else b"\n"
+    while True:
+        await connection.chunk(sign)
+        await pause(connection, _SIGN_S)

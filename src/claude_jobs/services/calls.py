@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from claude_jobs.domain.api_key import ApiKey
 from claude_jobs.domain.generation import Answer, Completion, Cost, Route, StreamEvent, Tokens
+from claude_jobs.errors import ProviderTimeout
 from claude_jobs.policy.attempts import RetryBudget
 from claude_jobs.policy.breaker import BreakerRules
 from claude_jobs.policy.routing import HEDGE_SHARE, HEDGE_STOCK, Load
@@ -147,6 +149,23 @@ class Opened:
     attempt: Attempt
     first: StreamEvent
     rest: AsyncGenerator[StreamEvent]
+
+
+async def next_event(events: AsyncGenerator[StreamEvent], by: float, route: Route) -> StreamEvent | None:
+    """The next of a stream, None at its end.
+
+    Raises:
+        ProviderTimeout: It did not come by that time of the event loop. A provider's own time-out begins anew with every
+            sign of life, and may never end.
+    """
+    if by == float("inf"):
+        return await anext(events, None)
+    try:
+        async with asyncio.timeout_at(by):
+            return await anext(events, None)
+    except TimeoutError:
+        message = f"The time for this answer of {route.provider} is over."
+        raise ProviderTimeout(message, provider=route.provider, model=route.model) from None
 
 
 def add(one: Tokens, other: Tokens) -> Tokens:

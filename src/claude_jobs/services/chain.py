@@ -27,7 +27,7 @@ from claude_jobs.policy.providers import CLAUDE_CLI
 from claude_jobs.policy.routing import Load, two_choices
 from claude_jobs.providers.base import ProviderCall
 from claude_jobs.services.books import Books, give_back, leave
-from claude_jobs.services.calls import Attempt, Call, Opened, Parts
+from claude_jobs.services.calls import Attempt, Call, Opened, Parts, next_event
 from claude_jobs.services.hedging import Hedge
 from claude_jobs.services.planner import Target
 from claude_jobs.services.refusals import quota_error, rate_error, say
@@ -38,6 +38,10 @@ MAX_PACE_S = 10.0
 """Longest wait of a call for its rates before it is refused; the caller can wait itself, and knows more."""
 SHUT_MS = 500
 """How long a refused route is passed by without asking the gate: another process may have closed its circuit since."""
+
+
+OWN_TIMEOUT_S = 0.05
+"""So much later than a provider's own time-out, which has better words, one is ended that only gives signs of life."""
 
 
 class ByJob(Exception):
@@ -109,9 +113,11 @@ class Chain:
         return await self._hedge().opened(attempt, self._others(attempt), self._begun)
 
     async def _begun(self, attempt: Attempt) -> Opened:
-        stream = attempt.provider.stream(self._provider_call(attempt, is_whole=False))
+        asked = self._provider_call(attempt, is_whole=False)
+        stream = attempt.provider.stream(asked)
         try:
-            first = await anext(stream, None)
+            by = asyncio.get_running_loop().time() + asked.first_s + OWN_TIMEOUT_S
+            first = await next_event(stream, by, attempt.route)
             if first is None:
                 raise BadResponse("The stream ended before it began.", provider=attempt.route.provider)
         except ProviderError as error:

@@ -27,7 +27,7 @@ from claude_jobs.policy import cache as cache_rules
 from claude_jobs.services.answer_cache import AnswerCache, Kept, Lead, Place
 from claude_jobs.services.batch_generation import batched
 from claude_jobs.services.caller import Caller
-from claude_jobs.services.calls import Attempt, Call, Opened, Parts, answer_of, new_call, total
+from claude_jobs.services.calls import Attempt, Call, Opened, Parts, answer_of, new_call, next_event, total
 from claude_jobs.services.chain import ByJob, Chain
 from claude_jobs.services.cli_answers import CliAnswers
 from claude_jobs.services.economy import Economy
@@ -268,7 +268,7 @@ class Generator:
                 yield event
                 if loop.time() >= deadline:
                     raise ProviderTimeout("The time for this answer is over.", provider=attempt.route.provider)
-                following = await anext(opened.rest, None)
+                following = await next_event(opened.rest, deadline, attempt.route)
                 if following is None:
                     raise ProviderUnavailable("The stream ended in the middle.", provider=attempt.route.provider)
                 event = following
