@@ -320,3 +320,14 @@ async def test_a_refreshed_question_falls_back_on_what_was_kept(tmp_path: Path) 
     assert (kept.cached, again.cached, anew.cached) == ("", "stale", "")
     assert ("attempt", "provider_unavailable") in shown(again)
     assert again.completion == kept.completion
+
+
+async def test_a_refreshed_question_falls_back_on_what_was_kept_while_its_circuit_is_open(tmp_path: Path) -> None:
+    async with generating(tmp_path, MAX_RETRIES="0", CIRCUIT_FAILURE_THRESHOLD="1") as place:
+        kept = await place.generate("Old.")
+        await place.fails("Broken.", rehearse={"fault": "500"})
+        again = await place.generate("Old.", cache="refresh")
+
+    assert again.cached == "stale"
+    assert again.completion == kept.completion
+    assert len(place.asked()) == 2

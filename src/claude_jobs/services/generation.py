@@ -22,7 +22,7 @@ from claude_jobs.domain.generation import (
     ToolDelta,
     ToolUse,
 )
-from claude_jobs.errors import ClaudeJobsError, ProviderError, ProviderTimeout, ProviderUnavailable, StoreError
+from claude_jobs.errors import ClaudeJobsError, NoRoute, ProviderError, ProviderTimeout, ProviderUnavailable, StoreError
 from claude_jobs.policy import cache as cache_rules
 from claude_jobs.services.answer_cache import AnswerCache, Kept, Lead, Place
 from claude_jobs.services.batch_generation import batched
@@ -126,7 +126,7 @@ class Generator:
         lead = await self._cache.lead(place)
         try:
             return await self._made(call, lead)
-        except ProviderError as error:
+        except (ProviderError, NoRoute) as error:  # no route: its circuit is open, or its key rests
             kept = await self._cache.peek(place) if error.retryable else None
             if kept is None:
                 raise
