@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from support_app import environment
-from support_generation import addresses, generating
+from support_generation import addresses, generating, shown
 
 from claude_jobs.rehearsal.server import Rehearsal
 
@@ -66,7 +66,7 @@ async def test_a_killed_maker_is_followed_by_another_one(tmp_path: Path) -> None
     async with (
         Rehearsal() as api,
         process(tmp_path, api.url, 1, REQUEST_TIMEOUT="120") as maker,
-        generating(tmp_path, REQUEST_TIMEOUT="120", OPENAI_BASE_URL=f"{api.url}/openai/v1") as place,
+        generating(tmp_path, REQUEST_TIMEOUT="10", OPENAI_BASE_URL=f"{api.url}/openai/v1") as place,
     ):
         await api.wait_for(timeout_s=90)
         waiting = asyncio.create_task(place.generate(PROMPT, provider="openai"))
@@ -77,6 +77,50 @@ async def test_a_killed_maker_is_followed_by_another_one(tmp_path: Path) -> None
 
     assert answer.completion.text
     assert answer.cached == ""
+    assert shown(answer)[0] == ("coalesce", "follower")
+    assert answer.steps[0].took_ms > 10_000  # longer than REQUEST_TIMEOUT: waiting took nothing of the time to answer
+
+
+async def test_only_who_could_do_no_more_shares_an_error_with_another_process(tmp_path: Path) -> None:
+    async with (
+        Rehearsal() as api,
+        generating(tmp_path, MAX_RETRIES="0", OPENAI_BASE_URL=f"{api.url}/openai/v1") as one,
+        generating(tmp_path, MAX_RETRIES="0", OPENAI_BASE_URL=f"{api.url}/openai/v1") as two,
+    ):
+        given: dict[str, Any] = {"provider": "openai", "rehearse": {"hold": True, "fault": "500", "times": 1}}
+        leading = asyncio.create_task(one.fails(**given))
+        await api.wait_for()
+        same = asyncio.create_task(two.fails(**given))
+        more = asyncio.create_task(two.generate(fallbacks=["claude"], **given))
+        await asyncio.sleep(0.5)  # they found the flight
+        api.release()
+        await api.wait_for(count=2)
+        api.release()
+        errors = [await leading, await same]
+        answer = await more
+        told_of = await two.steps(errors[1].call_id)
+
+    assert [error.code for error in errors] == ["provider_unavailable"] * 2
+    assert ("coalesce", "follower") in told_of
+    assert shown(answer) == [("coalesce", "follower"), ("cache", "miss"), ("attempt", "ok")]
+    assert len(api.requests) == 2
+
+
+async def test_who_waited_for_another_process_is_told_so(tmp_path: Path) -> None:
+    async with (
+        Rehearsal() as api,
+        generating(tmp_path, OPENAI_BASE_URL=f"{api.url}/openai/v1") as one,
+        generating(tmp_path, OPENAI_BASE_URL=f"{api.url}/openai/v1") as two,
+    ):
+        leading = asyncio.create_task(one.generate(PROMPT, provider="openai"))
+        await api.wait_for()
+        following = asyncio.create_task(two.generate(PROMPT, provider="openai"))
+        await asyncio.sleep(0.5)
+        api.release()
+        answers = [await leading, await following]
+
+    assert [shown(answer)[0] for answer in answers] == [("cache", "miss"), ("coalesce", "follower")]
+    assert answers[1].paid.nusd == 0
 
 
 async def test_each_process_holds_its_own_limit_over_what_all_used(tmp_path: Path) -> None:

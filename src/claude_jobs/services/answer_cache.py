@@ -17,7 +17,7 @@ from claude_jobs.errors import StoreError
 from claude_jobs.policy import cache as rules
 from claude_jobs.services import answers
 from claude_jobs.services.gate import GateThread
-from claude_jobs.services.generation_errors import revived
+from claude_jobs.services.generation_errors import Means, is_for, revived
 from claude_jobs.services.leases import Leases
 from claude_jobs.stores.gate import (
     LEASE_MS,
@@ -68,7 +68,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A stored answer. `lead` is there if it is stale and this process is to make it anew."""
+    """A stored answer.
+
+    Attributes:
+        lead: There if it is stale and this process is to make it anew.
+        waited_s: How long another process was waited for that made it.
+    """
 
     completion: Completion
     route: Route
@@ -76,15 +81,25 @@ class Kept:
     age_s: float
     is_stale: bool
     lead: Lead | None = None
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lead:
-    """This process makes the answer. `seq` goes into what it stores."""
+    """This process makes the answer.
+
+    Attributes:
+        fence: Of its flight, 0 without one.
+        seq: Goes into what it stores.
+        means: What it is made with.
+        waited_s: How long another process was waited for that did not make it.
+    """
 
     place: Place
     fence: int
     seq: int
+    means: Means | None = None
+    waited_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -168,36 +183,42 @@ class AnswerCache:
         if self._flights.get(same) is flight:
             del self._flights[same]
 
-    async def find(self, place: Place, deadline: float) -> Kept | Lead:
+    async def find(self, place: Place, deadline: float, means: Means) -> Kept | Lead:
         """A stored answer, or the lead in making it. Waits while another process makes it.
 
         Raises:
-            ClaudeJobsError: What the other process's attempt ended with.
+            ClaudeJobsError: What the other process's attempt ended with, which had the same `means`.
             TimeoutError: The deadline came first.
         """
-        since_ms = self._clock()
+        now_s = asyncio.get_running_loop().time
+        began, since_ms = now_s(), self._clock()
         pause_s = FIRST_PAUSE_S
         while True:
             look = await self._look(place, since_ms, owner=self._owner)
             kept = self._kept(look)
+            waited_s = now_s() - began if pause_s > FIRST_PAUSE_S else 0.0
             if kept is None and look.entry is not None:  # of another version, or damaged: nobody can use it
                 await self._gate(self._store.invalidate, key=place.key)
                 continue
             if kept is not None:
                 self._touched(place.key, is_stale=kept.is_stale)
-                return replace(kept, lead=self._lead(place, look)) if look.fence else kept
-            if look.what == "failed":
+                lead = self._lead(place, look, means) if look.fence else None
+                return replace(kept, lead=lead, waited_s=waited_s)
+            if look.what == "failed" and is_for(look.error, means):
                 raise revived(look.error)
             if look.fence:
-                return self._lead(place, look)
-            if asyncio.get_running_loop().time() + pause_s >= deadline:
+                return replace(self._lead(place, look, means), waited_s=waited_s)
+            if look.what == "failed":  # who may go elsewhere, or wait longer, does not share an error
+                since_ms = self._clock() + 1
+                continue
+            if now_s() + pause_s >= deadline:
                 raise TimeoutError
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, pause_s * 1.5)
 
-    def _lead(self, place: Place, look: Look) -> Lead:
+    def _lead(self, place: Place, look: Look, means: Means) -> Lead:
         self._leases.fly(place.key, look.fence)
-        return Lead(place=place, fence=look.fence, seq=look.seq)
+        return Lead(place=place, fence=look.fence, seq=look.seq, means=means)
 
     async def peek(self, place: Place) -> Kept | None:
         """A stored answer, fresh or stale, without any claim."""

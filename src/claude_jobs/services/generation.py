@@ -32,7 +32,7 @@ from claude_jobs.services.chain import ByJob, Chain
 from claude_jobs.services.cli_answers import CliAnswers
 from claude_jobs.services.economy import Economy
 from claude_jobs.services.generation_api import Ask, BatchItem, EconomyOrder, ModelList, TokenCount
-from claude_jobs.services.generation_errors import told
+from claude_jobs.services.generation_errors import Means, told
 from claude_jobs.services.model_lists import ModelLists
 from claude_jobs.services.planner import Planner, Target
 from claude_jobs.services.scribe import Scribe
@@ -87,8 +87,7 @@ class Generator:
             return await self._made(call, None)
         if call.ask.cache == "refresh":
             return await self._refreshed(call, place)
-        routes = tuple(target.routes for target in call.plan.targets)
-        same = (place.key, routes, call.ask.timeout_s)  # who may go elsewhere, or wait longer, does not share an error
+        same = (place.key, _means(call))
         answer, is_joined = await self._cache.shared(same, call.deadline, lambda: self._found(call, place))
         if not is_joined:
             return answer
@@ -99,10 +98,16 @@ class Generator:
         """From the cache, from another process that makes it, or made here."""
         since_ms = call.trace.ms()
         try:
-            found = await self._cache.find(place, call.deadline)
+            found = await self._cache.find(place, call.deadline, _means(call))
         except StoreError as error:  # money is held elsewhere: the cache only saves some
             call.trace.add("cache", "unavailable", why=error.code, since_ms=since_ms)
             return await self._made(call, None)
+        except ClaudeJobsError as error:
+            call.trace.add("coalesce", "follower", why=f"another process got {error.code}", since_ms=since_ms)
+            raise
+        if found.waited_s:
+            call.first_by += found.waited_s  # no provider was asked meanwhile
+            call.trace.add("coalesce", "follower", why="another process was asking the same", since_ms=since_ms)
         if isinstance(found, Lead):
             call.trace.add("cache", "miss", since_ms=since_ms)
             return await self._made(call, found)
@@ -173,7 +178,7 @@ class Generator:
 
     async def _land(self, lead: Lead, error: BaseException) -> None:
         """Those who wait for it learn that it failed; if it only was given up, one of them takes over."""
-        text = told(error) if isinstance(error, ClaudeJobsError) else ""
+        text = told(error, lead.means) if isinstance(error, ClaudeJobsError) else ""
         landing = self._cache.landing(lead, text)
         settlement = Settlement(id="", now_ms=self._parts.clock(), landing=landing)
         await self._parts.gate(self._parts.store.settle, settlement)
@@ -352,6 +357,11 @@ class Generator:
         target = call.plan.targets[0]
         message = f"No answer within {call.ask.timeout_s:g} s. Allow more with timeout_s."
         return ProviderTimeout(message, provider=target.provider, model=target.model)
+
+
+def _means(call: Call) -> Means:
+    """Who may go elsewhere, or wait longer, does not share an error."""
+    return tuple(target.routes for target in call.plan.targets), call.ask.timeout_s
 
 
 def _replayed(answer: Answer) -> list[Delta | Answer]:
