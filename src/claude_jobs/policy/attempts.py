@@ -34,6 +34,8 @@ COOL_S = 5.0
 """How long a key rests after a 429 that says nothing."""
 
 
+COOL_LEAST_S = 0.1
+"""How long it rests after one that asks for no wait at all."""
 class Next(StrEnum):
     """What may help."""
 
@@ -69,7 +71,7 @@ def cooling_s(error: ClaudeJobsError) -> float:
         return 0.0
     if error.is_exhausted:
         return float(DEAD_KEY_S)
-    return COOL_S if error.retry_after_s is None else error.retry_after_s
+    return COOL_S if error.retry_after_s is None else max(COOL_LEAST_S, error.retry_after_s)
 
 
 def kills_key(error: ClaudeJobsError) -> bool:

@@ -77,11 +77,14 @@ class Parts:
             found = self.loads[route] = Load(limit=float(self.rules.max_requests))
         return found
 
+    def budget(self, provider: str) -> RetryBudget:
+        """Of a provider's retries."""
+        return self.budgets.setdefault(provider, RetryBudget())
+
     def attempt(self, attempt_id: str, target: Target, route: Route, load: Load, began_ms: float) -> Attempt:
-        """One that has its turn and its reservation: the reservation is held on, and the provider's retries hear of it."""
+        """One that has its turn and its reservation, which is held on."""
         provider = self.provider(target.provider)
         self.leases.hold(attempt_id)
-        self.budgets.setdefault(target.provider, RetryBudget()).call()
         return Attempt(
             id=attempt_id,
             target=target,

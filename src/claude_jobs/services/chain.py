@@ -63,11 +63,13 @@ class Chain:
         self._rests = 0
         self._out: dict[Route, int] = {}
         self._hung: set[Route] = set()
+        self._asked: set[str] = set()
         self._notes: list[str] = []
         self._last: ProviderError | None = None
         self._pause_s = 0.0
         self._paced_s = 0.0
         self.books = Books(parts, call)
+        parts.hedges.call()
 
     @property
     def target(self) -> Target:
@@ -83,7 +85,6 @@ class Chain:
         return await self._retrying()(self._open)
 
     def _retrying(self) -> AsyncRetrying:
-        self._parts.hedges.call()
         return AsyncRetrying(
             retry=retry_if_exception(self._goes_on), wait=self._wait, stop=stop_never, sleep=asyncio.sleep, reraise=True
         )
@@ -193,6 +194,9 @@ class Chain:
             await self._refused(route, answer)
 
     def _admitted(self, reserved: Reserved, target: Target, route: Route, load: Load, began_ms: float) -> Attempt:
+        if target.provider not in self._asked:  # its retries are a share of calls, not of attempts
+            self._asked.add(target.provider)
+            self._parts.budget(target.provider).call()
         if reserved.is_probe:
             self._call.trace.add("route", "probe", route=route, why="the circuit was open; this call finds out")
         return self._parts.attempt(reserved.id, target, route, load, began_ms)
@@ -247,12 +251,18 @@ class Chain:
     async def _wait_for_a_route(self) -> None:
         """All are out. Those that only cool down may be tried again when they may, if there is time for it."""
         soonest_ms = min((until for until in self._out.values() if until), default=0)
-        wait_s = max(0.0, (soonest_ms - self._parts.clock()) / 1_000)
+        least_s = max(0.0, (soonest_ms - self._parts.clock()) / 1_000)
+        is_retry = self._last is not None  # a rest after a refusal
+        self._rests += is_retry
+        wait_s = rules.pause_s(max(1, self._rests), self._parts.rnd(), least_s)
         loop = asyncio.get_running_loop()
         in_time = loop.time() + wait_s < min(self._call.first_by, self._call.deadline)
-        self._rests += self._last is not None  # a rest after a refusal is a retry
-        if not soonest_ms or not in_time or self._rests > self._parts.rules.max_retries:
-            raise self._end("", retry_after_s=wait_s if soonest_ms else None)
+        may_rest = bool(soonest_ms) and in_time and self._rests <= self._parts.rules.max_retries
+        if may_rest and is_retry:
+            rested = next(route for route, until in self._out.items() if until == soonest_ms)
+            may_rest = self._parts.budget(rested.provider).take()
+        if not may_rest:
+            raise self._end("", retry_after_s=least_s if soonest_ms else None)
         since_ms = self._call.trace.ms()
         await asyncio.sleep(wait_s + 0.001)
         self._call.trace.add("wait", "ok", why="for a key or circuit", since_ms=since_ms)
@@ -363,8 +373,7 @@ class Chain:
             self._advance(error.code)  # who hangs is not given the others' time
             return
         self._retries += 1
-        budget = self._parts.budgets[self.target.provider]
-        if self._retries > self._parts.rules.max_retries or not budget.take():
+        if self._retries > self._parts.rules.max_retries or not self._parts.budget(self.target.provider).take():
             self._advance(f"{error.code}, {self._retries} times" if self._retries > 1 else error.code)
             return
         self._pause_s = rules.pause_s(self._retries, self._parts.rnd(), error.retry_after_s)
