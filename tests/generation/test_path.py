@@ -331,3 +331,13 @@ async def test_a_refreshed_question_falls_back_on_what_was_kept_while_its_circui
     assert again.cached == "stale"
     assert again.completion == kept.completion
     assert len(place.asked()) == 2
+
+
+async def test_whole_answers_that_come_late_open_the_circuit(tmp_path: Path) -> None:
+    async with generating(tmp_path, REQUEST_TIMEOUT="2", MAX_CONCURRENT_REQUESTS="50") as place:
+        await place.generate("Warm.", max_tokens=1)
+        late = {"max_tokens": 1, "rehearse": {"delay_s": 1.75}}
+        await asyncio.gather(*(place.generate(f"Question {n}.", **late) for n in range(20)))
+        states = await circuits(place)
+
+    assert states == {"claude": "open"}

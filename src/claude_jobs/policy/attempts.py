@@ -26,6 +26,8 @@ BUDGET_SHARE = 0.3
 BUDGET_MOST = 10.0
 DEAD_KEY_S = 300
 """An exhausted account or a refused key is asked again after this time: somebody may have paid, or mended it."""
+SLOW_SHARE = 0.8
+"""Of the time that an answer may take: one that came later speaks against its provider."""
 FAIR_SHARE = 0.5
 """Of the time that is left: what one attempt gets while somebody else could still answer."""
 TOKENS_PER_S = 30.0
@@ -75,8 +77,18 @@ def cooling_s(error: ClaudeJobsError) -> float:
 
 
 def kills_key(error: ClaudeJobsError) -> bool:
-    """Whether the key is of no use any more. A 403 may be about the one model only."""
-    return isinstance(error, AuthenticationFailed) and error.status in (401, 402)
+    """Whether the key is of no use any more, for any model."""
+    return isinstance(error, AuthenticationFailed) and (error.is_key_refused or error.status in (401, 402))
+
+
+def is_slow(took_s: float, request_timeout_s: float, whole_tokens: int) -> bool:
+    """Whether an answer came so late that it speaks against its provider.
+
+    Args:
+        took_s: To its first piece, or to all of it if it came whole.
+        whole_tokens: The most it may have had, 0 if it came in pieces.
+    """
+    return took_s > SLOW_SHARE * (request_timeout_s + whole_tokens / TOKENS_PER_S)
 
 
 def patience_s(left_s: float, *, has_others: bool) -> float:

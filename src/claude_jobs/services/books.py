@@ -14,9 +14,6 @@ from claude_jobs.services.calls import Attempt, Call, Parts, add, total
 from claude_jobs.services.spend import counted, estimated
 from claude_jobs.stores.gate import Settlement
 
-SLOW_SHARE = 0.8
-"""An answer that began later than this share of REQUEST_TIMEOUT speaks against its provider."""
-
 DEADLINE_SLACK_S = 0.05
 """A provider's time-out set for the caller's deadline may fire this much before it."""
 
@@ -147,6 +144,10 @@ class Books:
 
     def verdict(self, attempt: Attempt) -> Verdict:
         """Of an answer: well, or so late that it speaks against the provider."""
-        began_ms = attempt.began_ms
-        late_ms = (attempt.first_ms if attempt.first_ms is not None else began_ms) - began_ms
-        return Verdict.SLOW if late_ms > self._parts.rules.request_timeout_s * 1_000 * SLOW_SHARE else Verdict.OK
+        is_whole = attempt.first_ms is None
+        came_ms = self._call.trace.ms() if attempt.first_ms is None else attempt.first_ms
+        most = (attempt.target.request.max_output_tokens or 0) if is_whole else 0
+        is_slow = rules.is_slow(
+            (came_ms - attempt.began_ms) / 1_000, self._parts.rules.request_timeout_s, whole_tokens=most
+        )
+        return Verdict.SLOW if is_slow else Verdict.OK
