@@ -333,6 +333,31 @@ async def test_a_refreshed_question_falls_back_on_what_was_kept_while_its_circui
     assert len(place.asked()) == 2
 
 
+@pytest.mark.parametrize("provider", ["openai", "claude", "gemini", "grok"])
+async def test_a_key_that_is_refused_in_any_words_is_left_alone(tmp_path: Path, provider: str) -> None:
+    async with generating(tmp_path) as place:
+        first = await place.fails("One.", provider=provider, rehearse={"fault": "bad_key"})
+        second = await place.fails("Two.", provider=provider)
+        (key,) = cast("list[dict[str, str]]", (await place.app.oversight.routes())["keys"])
+
+    assert first.code == "authentication_failed"
+    assert isinstance(second, NoRoute)
+    assert key["dead"]
+    assert len(place.asked()) == 1
+
+
+async def test_a_key_without_rights_to_a_model_rests_for_that_model_only(tmp_path: Path) -> None:
+    async with generating(tmp_path) as place:
+        first = await place.fails("One.", model="claude-a", rehearse={"fault": "403"})
+        second = await place.fails("Two.", model="claude-a")
+        other = await place.generate("Three.", model="claude-b")
+
+    assert first.code == "authentication_failed"
+    assert isinstance(second, NoRoute)
+    assert other.completion.text
+    assert len(place.asked()) == 2
+
+
 async def test_whole_answers_that_come_late_open_the_circuit(tmp_path: Path) -> None:
     async with generating(tmp_path, REQUEST_TIMEOUT="2", MAX_CONCURRENT_REQUESTS="50") as place:
         await place.generate("Warm.", max_tokens=1)

@@ -63,9 +63,10 @@ class ModelNotFound(ProviderError):
 
 
 class AuthenticationFailed(ProviderError):
-    """401, 402 or 403: the key is wrong, expired, without money or rights."""
+    """401, 402 or 403: the key is wrong, expired, without money or rights. With `is_key_refused` for any model, whatever the status."""
 
     code = "authentication_failed"
+    is_key_refused = False
 
 
 class ContextTooLong(ProviderError):

@@ -34,10 +34,10 @@ TOKENS_PER_S = 30.0
 """A slow model's pace: what a whole answer may take beyond the time to its first token."""
 COOL_S = 5.0
 """How long a key rests after a 429 that says nothing."""
-
-
 COOL_LEAST_S = 0.1
 """How long it rests after one that asks for no wait at all."""
+
+
 class Next(StrEnum):
     """What may help."""
 
@@ -69,6 +69,8 @@ def verdict(error: ClaudeJobsError, *, is_cut: bool = False) -> Verdict:
 
 def cooling_s(error: ClaudeJobsError) -> float:
     """How long the key is left alone for this model, 0 for not at all."""
+    if isinstance(error, AuthenticationFailed):  # a 403 may be about the one model only
+        return 0.0 if kills_key(error) else float(DEAD_KEY_S)
     if not isinstance(error, RateLimited):
         return 0.0
     if error.is_exhausted:

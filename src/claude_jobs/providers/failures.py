@@ -34,6 +34,14 @@ _AUTHENTICATION = {
     "authentication_error", "permission_error", "billing_error", "invalid_api_key", "invalidapikey", "arrearage",
     "api_key_invalid", "unauthenticated", "permission_denied", "account_deactivated", "access_denied", "accessdenied",
 }  # fmt: skip
+_KEY_WORDS = {
+    "invalid_api_key",
+    "invalidapikey",
+    "api_key_invalid",
+    "account_deactivated",
+    "arrearage",
+    "billing_error",
+}
 _CONTENT = {"content_filter", "content_policy_violation", "data_inspection_failed", "datainspectionfailed", "blocked"}
 _CONTEXT = {"context_length_exceeded", "string_above_max_length"}
 _MODEL = {"model_not_found", "not_found_error", "modelnotfound"}
@@ -145,6 +153,8 @@ def of_said(said: Said, about: About) -> ProviderError:
     )
     if isinstance(error, RateLimited):
         error.is_exhausted = bool(said.words & _EXHAUSTED or _SPENT_TEXT.search(said.text))
+    if isinstance(error, AuthenticationFailed):
+        error.is_key_refused = bool(said.words & _KEY_WORDS or _KEY_TEXT.search(said.text))
     return error
 
 

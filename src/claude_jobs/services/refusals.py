@@ -16,7 +16,7 @@ def say(refused: Refused) -> str:
         case RefusedBy.CIRCUIT:
             return "its circuit is open after failures"
         case RefusedBy.COOLING:
-            return "its key waits for a limit to reset"
+            return "its key waits for a limit to reset, or was refused for this model"
         case RefusedBy.DEAD_KEY:
             return "its key was refused by the provider"
 
