@@ -57,6 +57,44 @@ async def test_what_a_job_cannot_do_is_said(tmp_path: Path) -> None:
             await app.generation.generate(ask)
 
 
+async def test_what_a_job_cannot_do_is_passed_on_to_who_can(tmp_path: Path) -> None:
+    async with Rehearsal() as api:
+        env = environment(tmp_path, CLAUDE_JOBS_CLI=str(stand_in(tmp_path)), MAX_RETRIES="0", **addresses(api.url))
+        who = replace(caller(tmp_path, env), keys=keys(1))
+        tools = [{"name": "look", "parameters": {"type": "object"}}]
+        async with running_app(env) as app:
+
+            async def asked(prompt: str, *targets: str) -> Answer:
+                given = {"prompt": prompt, "provider": targets[0], "fallbacks": list(targets[1:]), "tools": tools}
+                return await app.generation.generate(GenerateRequest.parse(given).ask(who))
+
+            first = await asked("Look.", "claude-cli", "openai")
+            last = await asked('Look there. rehearse: {"fault": "500", "times": 1}', "openai", "claude-cli", "gemini")
+
+    assert first.route.provider == "openai"
+    assert [step.why for step in first.steps if step.what == "skip"] != []
+    assert last.route.provider == "gemini"
+
+
+async def test_what_a_job_cannot_be_told_is_a_warning(tmp_path: Path) -> None:
+    env = environment(tmp_path, CLAUDE_JOBS_CLI=str(stand_in(tmp_path, text="hello")))
+    fields = {"temperature": 0.1, "top_p": 0.5, "stop": ["x"], "seed": 1, "max_tokens": 9, "effort": "none"}
+    async with running_app(env) as app:
+        ask = GenerateRequest.parse({"prompt": "Say hello.", **fields}).ask(caller(tmp_path, env))
+        answer = await app.generation.generate(ask)
+        plain = await app.generation.generate(GenerateRequest.parse({"prompt": "Hello."}).ask(caller(tmp_path, env)))
+
+    assert [warning.split(" is")[0] for warning in answer.completion.warnings] == [
+        "temperature",
+        "top_p",
+        "stop",
+        "seed",
+        "max_output_tokens",
+        "effort none",
+    ]
+    assert plain.completion.warnings == ()
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_job_answers_where_the_providers_before_it_fail(tmp_path: Path, is_stream: bool) -> None:
     async with Rehearsal() as api:

@@ -41,6 +41,15 @@ def lacks(card: ModelCard, request: GenerationRequest, input_tokens: int) -> str
     return ""
 
 
+def job_lacks(request: GenerationRequest) -> tuple[str, str]:
+    """What of the request a job of the CLI cannot do: the field, and why; "" for both if it can do it."""
+    if request.tools:
+        return "tools", "claude-cli takes no tools of yours. Name a provider, or use `spawn`."
+    if any(isinstance(part, Image) for message in request.messages for part in message.parts):
+        return "messages", "claude-cli takes no images here. Name a provider that does (claude)."
+    return "", ""
+
+
 @dataclass(slots=True)
 class Load:
     """What one process has going with one route, and how much it dares: additive increase, multiplicative decrease.

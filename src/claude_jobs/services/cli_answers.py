@@ -12,7 +12,6 @@ from claude_jobs.domain.generation import (
     Cost,
     FinishReason,
     GenerationRequest,
-    Image,
     Message,
     Provenance,
     Role,
@@ -22,7 +21,7 @@ from claude_jobs.domain.generation import (
     ToolUse,
 )
 from claude_jobs.domain.job import JobState
-from claude_jobs.errors import InvalidRequest, ProviderTimeout, ProviderUnavailable
+from claude_jobs.errors import ProviderTimeout, ProviderUnavailable
 from claude_jobs.policy.providers import CLAUDE_CLI
 from claude_jobs.services.generation_api import Ask
 from claude_jobs.services.jobs import JobManager, Situation
@@ -51,7 +50,6 @@ class CliAnswers:
         """The job's answer.
 
         Raises:
-            InvalidRequest: It asks for what a job cannot do.
             ProviderTimeout: It takes longer; the job goes on, and the message names it.
             ProviderUnavailable: The job failed.
             AdmissionError: The job was not accepted.
@@ -93,14 +91,18 @@ def _answer(situation: Situation, target: Target) -> CliAnswer:
     )
     text = outcome.structured or outcome.text
     completion = Completion(
-        parts=(Text(text=text),), finish=FinishReason.STOP, tokens=tokens, model=target.model, response_id=job.id
+        parts=(Text(text=text),),
+        finish=FinishReason.STOP,
+        tokens=tokens,
+        model=target.model,
+        warnings=_unheard(target.request),
+        response_id=job.id,
     )
     return CliAnswer(job_id=job.id, completion=completion, cost=Cost(nusd=used.cost_nusd, price="claude-cli"))
 
 
 def _job_request(ask: Ask, target: Target) -> JobRequest:
     request = target.request
-    _check(request)
     data: dict[str, object] = {
         "prompt": _prompt(request.messages),
         "model": target.model,
@@ -117,11 +119,19 @@ def _job_request(ask: Ask, target: Target) -> JobRequest:
     return JobRequest.parse(data)
 
 
-def _check(request: GenerationRequest) -> None:
-    if request.tools:
-        raise InvalidRequest("claude-cli takes no tools of yours. Name a provider, or use `spawn`.", field="tools")
-    if any(isinstance(part, Image) for message in request.messages for part in message.parts):
-        raise InvalidRequest("claude-cli takes no images here. Name a provider that does (claude).", field="messages")
+def _unheard(request: GenerationRequest) -> tuple[str, ...]:
+    """What of the request a job has no way to ask for."""
+    asked = {
+        "temperature": request.temperature is not None,
+        "top_p": request.top_p is not None,
+        "stop": bool(request.stop),
+        "seed": request.seed is not None,
+        "max_output_tokens": request.max_output_tokens is not None,
+        "effort none": request.effort == "none",
+    }
+    return tuple(
+        f"{name} is dropped: claude-cli does not let it be set." for name, is_asked in asked.items() if is_asked
+    )
 
 
 def _prompt(messages: tuple[Message, ...]) -> str:

@@ -12,7 +12,7 @@ from claude_jobs.domain.generation import GenerationRequest, ModelCard, Route
 from claude_jobs.errors import InvalidRequest, NoRoute, ProviderError, ProviderTimeout
 from claude_jobs.policy import providers as names
 from claude_jobs.policy.estimate_tokens import estimate_request
-from claude_jobs.policy.routing import lacks
+from claude_jobs.policy.routing import job_lacks, lacks
 from claude_jobs.policy.similar import did_you_mean
 from claude_jobs.services.generation_api import Ask
 from claude_jobs.services.models import CLI_MODELS
@@ -85,18 +85,25 @@ class Planner:
         return known, model or rules.models.get(known, "")
 
     async def plan(self, ask: Ask, trace: Trace) -> Plan:
-        """Raises InvalidRequest for names nobody knows, NoRoute if nothing can take it, and a ProviderError if Ollama should."""
+        """Where it may go, at least one place.
+
+        Raises:
+            NoRoute: Nothing can take it.
+            InvalidRequest: Nobody knows a name, or it is for a job alone, which cannot do it.
+            ProviderError: Nothing but Ollama could take it, which is not there.
+        """
         tokens = estimate_request(ask.request)
         wanted = [(ask.request.provider, ask.request.model), *ask.fallbacks]
         targets: list[Target] = []
         why: list[str] = []
-        failed: ProviderError | None = None
+        failed: ProviderError | InvalidRequest | None = None
         for provider, model in dict.fromkeys(self.choose(*pair) for pair in wanted):
             target = await self._target(ask, provider, model, tokens, is_fallback=bool(targets))
             if isinstance(target, Target):
                 targets.append(target)
                 continue
-            failed = target if isinstance(target, ProviderError) else failed
+            if isinstance(target, ProviderError) or (isinstance(target, InvalidRequest) and not ask.fallbacks):
+                failed = target
             said = target if isinstance(target, str) else target.message
             why.append(f"{provider}/{model}: {said}")
             trace.add("skip", "unable", route=Route(provider=provider, model=model), why=said)
@@ -106,10 +113,11 @@ class Planner:
 
     async def _target(
         self, ask: Ask, provider: str, model: str, tokens: int, *, is_fallback: bool
-    ) -> Target | ProviderError | str:
+    ) -> Target | ProviderError | InvalidRequest | str:
         """The target, or why it is none."""
         if provider == names.CLAUDE_CLI:
-            return _bare(ask.request, provider, model)
+            lacking, message = job_lacks(ask.request)
+            return InvalidRequest(message, field=lacking) if lacking else _bare(ask.request, provider, model)
         if provider not in names.KEY_NAMES:
             if model:
                 return self._fit(ask.request, provider, model, tokens, {"": None})
