@@ -47,7 +47,10 @@ def argv_of(pid: int) -> list[str]:
 
 
 def strangers(stranger_s: str) -> list[proctree.Proc]:
-    """What left its job's tree, group and marker behind, wherever it is now."""
+    """What left its job's tree, group and marker behind, wherever it is now.
+
+    Nobody can find those of a worker without a keeper (an odd one), nor those whose keeper was killed with its worker.
+    """
     return [proc for proc in proctree.table().values() if argv_of(proc.pid) == ["sleep", stranger_s]]
 
 
