@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support_generation import KEYS, Place, generating
@@ -109,3 +110,70 @@ async def test_no_key_or_provider_fault_is_silence(tmp_path: Path) -> None:
     async with generating(tmp_path, MAX_RETRIES="0") as place:
         with pytest.raises(ProviderUnavailable):
             await streamed(place, rehearse={"fault": "drop"})
+
+
+async def test_streams_that_are_kept_are_one_call_for_all_who_ask_at_once(tmp_path: Path) -> None:
+    slowly = {"chunks": 20, "duration_s": 1}
+    async with generating(tmp_path, TOKEN_QUOTA="100000") as place:
+        asking = [asyncio.create_task(streamed(place, rehearse=slowly, cache_stream=True)) for _ in range(5)]
+        await place.api.wait_for()
+        await asyncio.sleep(0.5)  # some pieces have come
+        asking.append(asyncio.create_task(streamed(place, rehearse=slowly, cache_stream=True)))
+        whole = asyncio.create_task(place.generate(rehearse=slowly))
+        told = await asyncio.gather(*asking)
+        answer = await whole
+        (quota,) = (await place.settled()).values()
+
+    assert len(place.asked()) == 1
+    assert {text for text, _ in told} == {answer.completion.text}
+    assert [each.cached for _, each in told] == ["", *["coalesced"] * 5]
+    assert quota["held"] == 0
+    assert quota["used"] == answer.completion.tokens.total
+
+
+async def test_who_leaves_a_stream_does_not_take_it_from_the_others(tmp_path: Path) -> None:
+    async with generating(tmp_path, TOKEN_QUOTA="100000") as place:
+        slowly = {"chunks": 20, "duration_s": 1}
+        first = asyncio.create_task(streamed(place, rehearse=slowly, cache_stream=True))
+        second = asyncio.create_task(streamed(place, rehearse=slowly, cache_stream=True))
+        await place.api.wait_for()
+        await asyncio.sleep(0.3)
+        first.cancel()
+        text, answer = await second
+        only = asyncio.create_task(streamed(place, "Alone.", rehearse=slowly, cache_stream=True))
+        await place.api.wait_for(count=2)
+        await asyncio.sleep(0.3)
+        only.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await only
+        await (await place.opened()).till.leases.idle()
+        (quota,) = (await place.settled()).values()
+        calls = await place.app.oversight.calls(limit=5, org="")
+
+    assert text == answer.completion.text
+    assert quota["held"] == 0
+    assert sorted(str(call["outcome"]) for call in calls) == ["cancelled", "ok", "ok"]
+
+
+async def test_who_follows_a_stream_of_another_process_gets_it_whole(tmp_path: Path) -> None:
+    async with (
+        generating(tmp_path) as one,
+        generating(tmp_path, ANTHROPIC_BASE_URL=f"{one.api.url}/anthropic") as two,
+    ):
+        fields: dict[str, Any] = {"rehearse": {"hold": True}, "cache_stream": True}
+        leading = asyncio.create_task(streamed(one, **fields))
+        await one.api.wait_for()
+        following = asyncio.create_task(streamed(two, **fields))
+        await asyncio.sleep(0.5)
+        one.api.release()
+        (text, _), (again, answer) = await leading, await following
+        failing: dict[str, Any] = {"rehearse": {"fault": "cut", "chunks": 20, "hold": True}, "cache_stream": True}
+        breaking = [asyncio.create_task(streamed(place, "Broken.", **failing)) for place in (one, two)]
+        await one.api.wait_for(count=2)
+        await asyncio.sleep(0.5)
+        one.api.release()
+        errors = await asyncio.gather(*breaking, return_exceptions=True)
+
+    assert (text, answer.cached) == (again, "hit")
+    assert all(isinstance(error, ProviderError) for error in errors)
+    assert len(one.api.requests) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,12 @@ async def test_while_it_streams_progress_is_told(tmp_path: Path) -> None:
         await connected.call_tool("generate", arguments, progress_handler=note)
 
     assert any("characters" in message for message in told)
+
+
+async def test_the_same_question_asked_at_once_is_one_call(tmp_path: Path) -> None:
+    async with generating(tmp_path) as place, client(place) as connected:
+        prompt = 'The same. rehearse: {"delay_s": 0.5}'
+        told = await asyncio.gather(*(said(connected, prompt=prompt, provider="openai") for _ in range(5)))
+
+    assert len(place.asked()) == 1
+    assert sum(", coalesced (" in text for text in told) == 4

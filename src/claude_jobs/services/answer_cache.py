@@ -7,8 +7,9 @@ processes the flight is a lease in the gate: who follows looks again and again, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 
@@ -16,6 +17,7 @@ from claude_jobs.domain.generation import Answer, Completion, Cost, GenerationRe
 from claude_jobs.errors import StoreError
 from claude_jobs.policy import cache as rules
 from claude_jobs.services import answers
+from claude_jobs.services.flow import Flow
 from claude_jobs.services.gate import GateThread
 from claude_jobs.services.generation_errors import Means, is_for, revived
 from claude_jobs.services.leases import Leases
@@ -103,9 +105,16 @@ class Lead:
 
 
 @dataclass(slots=True)
-class _Flight:
+class Flight:
+    """An answer that is being made here, with its pieces if it comes in pieces."""
+
     task: asyncio.Task[Answer]
+    flow: Flow
     waiters: int = 0
+
+
+Make = Callable[[Flow], Coroutine[Any, Any, Answer]]
+"""Makes an answer, and passes on its pieces if it comes in pieces."""
 
 
 @dataclass(slots=True)
@@ -136,14 +145,12 @@ class AnswerCache:
         self._owner = owner
         self._clock = clock
         self._rnd = rnd
-        self._flights: dict[Hashable, _Flight] = {}
+        self._flights: dict[Hashable, Flight] = {}
         self._making: set[asyncio.Task[Answer]] = set()
         self._unwritten = _Unwritten()
         self._flush_at: asyncio.TimerHandle | None = None
 
-    async def shared(
-        self, same: Hashable, deadline: float, make: Callable[[], Awaitable[Answer]]
-    ) -> tuple[Answer, bool]:
+    async def shared(self, same: Hashable, deadline: float, make: Make) -> tuple[Answer, bool]:
         """The answer of `make`, which runs once for all who ask with the same `same` at the same time here.
 
         Returns: It, and whether this caller only joined.
@@ -151,11 +158,7 @@ class AnswerCache:
         Raises:
             TimeoutError: The deadline (event loop time) came; the others go on.
         """
-        flight = self._flights.get(same)
-        is_joined = flight is not None
-        if flight is None:
-            flight = self._begun(same, make)
-        flight.waiters += 1
+        flight, is_joined = self.board(same, make)
         try:
             if deadline == float("inf"):
                 return await asyncio.shield(flight.task), is_joined
@@ -166,20 +169,35 @@ class AnswerCache:
                 await asyncio.wait((flight.task,), timeout=LANDING_S)
             raise
         finally:
-            flight.waiters -= 1
-            if not flight.waiters and not flight.task.done():
-                self._forget(same, flight)  # nobody joins what is being cancelled
-                flight.task.cancel()
+            self.leave(same, flight)
 
-    def _begun(self, same: Hashable, make: Callable[[], Awaitable[Answer]]) -> _Flight:
-        task = asyncio.ensure_future(make())
-        flight = self._flights[same] = _Flight(task)
+    def board(self, same: Hashable, make: Make) -> tuple[Flight, bool]:
+        """The flight of all who ask the same here, and whether it had begun already; `leave` ends the ride."""
+        flight = self._flights.get(same)
+        is_joined = flight is not None
+        if flight is None:
+            flight = self._begun(same, make)
+        flight.waiters += 1
+        return flight, is_joined
+
+    def leave(self, same: Hashable, flight: Flight) -> None:
+        """The last one who leaves ends it."""
+        flight.waiters -= 1
+        if not flight.waiters and not flight.task.done():
+            self._forget(same, flight)  # nobody joins what is being cancelled
+            flight.task.cancel()
+
+    def _begun(self, same: Hashable, make: Make) -> Flight:
+        flow = Flow()
+        task = asyncio.ensure_future(make(flow))
+        flight = self._flights[same] = Flight(task, flow)
         self._making.add(task)
         task.add_done_callback(self._making.discard)
         task.add_done_callback(lambda _: self._forget(same, flight))
         return flight
 
-    def _forget(self, same: Hashable, flight: _Flight) -> None:
+    def _forget(self, same: Hashable, flight: Flight) -> None:
+        flight.flow.end()
         if self._flights.get(same) is flight:
             del self._flights[same]
 

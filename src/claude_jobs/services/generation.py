@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from claude_jobs.domain.generation import (
@@ -15,32 +15,28 @@ from claude_jobs.domain.generation import (
     Cost,
     Delta,
     Route,
-    Text,
-    TextDelta,
-    Thinking,
-    ThinkingDelta,
-    ToolDelta,
-    ToolUse,
 )
-from claude_jobs.errors import ClaudeJobsError, NoRoute, ProviderError, ProviderTimeout, ProviderUnavailable, StoreError
+from claude_jobs.errors import ClaudeJobsError, NoRoute, ProviderError, ProviderTimeout, StoreError
 from claude_jobs.policy import cache as cache_rules
-from claude_jobs.services.answer_cache import AnswerCache, Kept, Lead, Place
+from claude_jobs.services.answer_cache import LANDING_S, AnswerCache, Kept, Lead, Place
 from claude_jobs.services.batch_generation import batched
 from claude_jobs.services.caller import Caller
-from claude_jobs.services.calls import Attempt, Call, Opened, Parts, answer_of, new_call, next_event, total
-from claude_jobs.services.chain import ByJob, Chain
+from claude_jobs.services.calls import Call, Parts, answer_of, new_call
 from claude_jobs.services.cli_answers import CliAnswers
 from claude_jobs.services.economy import Economy
 from claude_jobs.services.generation_api import Ask, BatchItem, EconomyOrder, ModelList, TokenCount
-from claude_jobs.services.generation_errors import Means, told
+from claude_jobs.services.generation_errors import Means
+from claude_jobs.services.making import Making, replayed
 from claude_jobs.services.model_lists import ModelLists
-from claude_jobs.services.planner import Planner, Target
+from claude_jobs.services.planner import Planner
 from claude_jobs.services.scribe import Scribe
-from claude_jobs.services.spend import estimated
 from claude_jobs.services.trace import Trace
-from claude_jobs.stores.gate import CallRecord, Settlement
+from claude_jobs.stores.gate import CallRecord
 
 T = TypeVar("T")
+
+
+_Make = Callable[[Call, Lead | None], Awaitable[Answer]]
 
 
 class Generator:
@@ -63,7 +59,7 @@ class Generator:
         self._planner = planner
         self._cache = cache
         self._scribe = Scribe(cache.recorded, parts.clock)
-        self._cli = cli
+        self._making = Making(parts=parts, cache=cache, scribe=self._scribe, cli=cli)
         self._lists = lists
         self._economy = economy
         self._secret = secret
@@ -84,24 +80,27 @@ class Generator:
     async def _answer(self, call: Call) -> Answer:
         place = self._place(call, is_stream=False)
         if place is None:
-            return await self._made(call, None)
+            return await self._making.whole(call, None)
         if call.ask.cache == "refresh":
             return await self._refreshed(call, place)
         same = (place.key, _means(call))
-        answer, is_joined = await self._cache.shared(same, call.deadline, lambda: self._found(call, place))
-        if not is_joined:
-            return answer
+        answer, is_joined = await self._cache.shared(
+            same, call.deadline, lambda _: self._found(call, place, self._making.whole)
+        )
+        return self._joined(call, answer) if is_joined else answer
+
+    def _joined(self, call: Call, answer: Answer) -> Answer:
         call.trace.add("coalesce", "follower", route=answer.route, why=f"call {answer.id} was asking the same")
         return self._reused(call, answer.completion, answer.route, "coalesced", 0.0)
 
-    async def _found(self, call: Call, place: Place) -> Answer:
+    async def _found(self, call: Call, place: Place, make: _Make) -> Answer:
         """From the cache, from another process that makes it, or made here."""
         since_ms = call.trace.ms()
         try:
             found = await self._cache.find(place, call.deadline, _means(call))
         except StoreError as error:  # money is held elsewhere: the cache only saves some
             call.trace.add("cache", "unavailable", why=error.code, since_ms=since_ms)
-            return await self._made(call, None)
+            return await make(call, None)
         except ClaudeJobsError as error:
             call.trace.add("coalesce", "follower", why=f"another process got {error.code}", since_ms=since_ms)
             raise
@@ -110,7 +109,7 @@ class Generator:
             call.trace.add("coalesce", "follower", why="another process was asking the same", since_ms=since_ms)
         if isinstance(found, Lead):
             call.trace.add("cache", "miss", since_ms=since_ms)
-            return await self._made(call, found)
+            return await make(call, found)
         if found.lead is not None:
             self._parts.leases.chore(self._remade(call, found.lead))
         return self._kept(call, found, since_ms)
@@ -130,7 +129,7 @@ class Generator:
         """Asked anew; what was stored serves only if no provider can answer."""
         lead = await self._cache.lead(place)
         try:
-            return await self._made(call, lead)
+            return await self._making.whole(call, lead)
         except (ProviderError, NoRoute) as error:  # no route: its circuit is open, or its key rests
             kept = await self._cache.peek(place) if error.retryable else None
             if kept is None:
@@ -144,89 +143,9 @@ class Generator:
         again.plan = call.plan
         self._set_clock(again)
         try:
-            await self._made(again, lead)
+            await self._making.whole(again, lead)
         except ClaudeJobsError as error:
             self._scribe.ended(again, error)
-
-    async def _made(self, call: Call, lead: Lead | None) -> Answer:
-        """Asked of a provider, settled, and kept if it may be."""
-        chain = Chain(self._parts, call)
-        try:
-            done = await self._tried(call, chain, chain.whole, lead)
-            return done if isinstance(done, Answer) else await self._settled(call, chain, *done, lead)
-        except BaseException as error:
-            if lead is not None and lead.fence:
-                self._parts.leases.chore(self._land(lead, error))
-            raise
-
-    async def _tried(self, call: Call, chain: Chain, ask: Callable[[], Awaitable[T]], lead: Lead | None) -> T | Answer:
-        """What the chain comes to; where claude-cli is next in it, a job's answer."""
-        try:
-            while True:
-                try:
-                    return await ask()
-                except ByJob as next_is:
-                    target = next_is.target
-                try:
-                    return await self._asked_cli(call, chain, target, lead)
-                except ProviderError as error:
-                    if not chain.goes_on_after_job(error):
-                        raise
-        except BaseException as error:
-            self._scribe.spent(call, chain, error)
-            raise
-
-    async def _land(self, lead: Lead, error: BaseException) -> None:
-        """Those who wait for it learn that it failed; if it only was given up, one of them takes over."""
-        text = told(error, lead.means) if isinstance(error, ClaudeJobsError) else ""
-        landing = self._cache.landing(lead, text)
-        settlement = Settlement(id="", now_ms=self._parts.clock(), landing=landing)
-        await self._parts.gate(self._parts.store.settle, settlement)
-
-    async def _settled(
-        self, call: Call, chain: Chain, attempt: Attempt, completion: Completion, lead: Lead | None
-    ) -> Answer:
-        is_first = attempt.target is call.plan.targets[0]
-
-        def settlement(cost: Cost) -> Settlement:
-            mine = lead if is_first else None
-            return Settlement(
-                id=attempt.id,
-                now_ms=self._parts.clock(),
-                route=attempt.route,
-                tokens=completion.tokens.total,
-                nusd=cost.nusd,
-                verdict=chain.books.verdict(attempt),
-                breaker=self._parts.rules.breaker,
-                headers=completion.limits,
-                record=self._scribe.line(
-                    call, attempt.route, "ok", chain.books.used, chain.books.spent, first_ms=attempt.first_ms
-                ),
-                put=self._cache.put(mine, completion, attempt.route, cost, attempt.target.request) if mine else None,
-                landing=self._cache.landing(lead) if lead and lead.fence else None,
-            )
-
-        await chain.books.succeeded(attempt, completion, settlement)
-        return answer_of(call, completion, attempt.route, chain.books.spent, first_ms=attempt.first_ms)
-
-    async def _asked_cli(self, call: Call, chain: Chain, target: Target, lead: Lead | None) -> Answer:
-        since_ms = call.trace.ms()
-        done = await self._cli.answer(call.ask, target, call.deadline)
-        route, before = target.routes[0], chain.books.spent
-        call.trace.add("attempt", "ok", route=route, cost=done.cost, why=f"job {done.job_id}", since_ms=since_ms)
-        # What the job cost stands in the job's own line.
-        record = self._scribe.line(call, route, "ok", chain.books.used, replace(before, price=f"job {done.job_id}"))
-        is_first = target is call.plan.targets[0]
-        mine = lead if is_first else None
-        settlement = Settlement(
-            id="",
-            now_ms=self._parts.clock(),
-            record=record,
-            put=self._cache.put(mine, done.completion, route, done.cost, target.request) if mine else None,
-            landing=self._cache.landing(lead) if lead and lead.fence else None,
-        )
-        await self._parts.leases.settle(settlement)
-        return replace(answer_of(call, done.completion, route, total([before, done.cost])), job_id=done.job_id)
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta | Answer]:
         """Deltas, then the Answer. See `Generation`."""
@@ -234,7 +153,7 @@ class Generator:
         try:
             call.plan = await self._planner.plan(ask, call.trace)
             self._set_clock(call)
-            async with aclosing(self._streamed(call)) as events:
+            async with aclosing(await self._events(call)) as events:
                 async for event in events:
                     yield event
         except ClaudeJobsError as error:
@@ -242,58 +161,34 @@ class Generator:
         except TimeoutError:
             raise self._scribe.ended(call, self._timed_out(call)) from None
 
-    async def _streamed(self, call: Call) -> AsyncGenerator[Delta | Answer]:
+    async def _events(self, call: Call) -> AsyncGenerator[Delta | Answer]:
         place = self._place(call, is_stream=True)
-        kept = await self._cache.peek(place) if place is not None and call.ask.cache == "use" else None
-        if kept is not None and not kept.is_stale:  # nobody would make it anew
-            for event in _replayed(self._kept(call, kept, call.trace.ms())):
-                yield event
-            return
-        lead = await self._cache.lead(place) if place is not None else None
-        chain = Chain(self._parts, call)
-        opened = await self._tried(call, chain, chain.opened, lead)
-        if isinstance(opened, Answer):
-            for event in _replayed(opened):
-                yield event
-            return
-        async with aclosing(self._passed_on(call, chain, opened, lead)) as events:
-            async for event in events:
-                yield event
+        if place is None:
+            return self._making.pieces(call, None)
+        if call.ask.cache == "refresh":
+            return self._making.pieces(call, await self._cache.lead(place))
+        return self._together(call, place)
 
-    async def _passed_on(
-        self, call: Call, chain: Chain, opened: Opened, lead: Lead | None
-    ) -> AsyncGenerator[Delta | Answer]:
-        """From here on a piece of the answer is out: nothing is tried again."""
-        attempt, event = opened.attempt, opened.first
-        loop, deadline = asyncio.get_running_loop(), call.deadline
-        is_settled = False
+    async def _together(self, call: Call, place: Place) -> AsyncGenerator[Delta | Answer]:
+        """A stream that is kept is made once for all who ask the same meanwhile; each of them gets it from its beginning."""
+        same = (place.key, _means(call))
+        flight, is_joined = self._cache.board(
+            same, lambda flow: self._found(call, place, partial(self._making.flowing, flow))
+        )
+        is_flowing = False
         try:
-            while not isinstance(event, Completion):
-                attempt.chars.append(event.arguments if isinstance(event, ToolDelta) else event.text)
-                yield event
-                if loop.time() >= deadline:
-                    raise ProviderTimeout("The time for this answer is over.", provider=attempt.route.provider)
-                following = await next_event(opened.rest, deadline, attempt.route)
-                if following is None:
-                    raise ProviderUnavailable("The stream ended in the middle.", provider=attempt.route.provider)
-                event = following
-            is_settled = True
-            completion = chain.books.counted(event)
-            answer = await self._settled(call, chain, attempt, completion, lead)
-        except ProviderError as error:
-            is_settled = True
-            tokens = estimated(error.input_tokens or call.plan.input_tokens, "".join(attempt.chars))
-            tokens = replace(tokens, output=max(tokens.output, error.output_tokens))
-            await chain.books.failed(attempt, error, tokens=tokens)
-            self._scribe.spent(call, chain, error)
-            raise
+            by = call.deadline if is_joined else call.deadline + LANDING_S
+            async with aclosing(flight.flow.read(by)) as pieces:
+                async for piece in pieces:
+                    is_flowing = True
+                    yield piece
+            answer = flight.task.result()
         finally:
-            if not is_settled:
-                chain.books.abandoned(attempt)
-                self._scribe.spent(call, chain, asyncio.CancelledError())
-            if not isinstance(event, Completion):
-                self._parts.leases.chore(opened.rest.aclose())
-        yield answer
+            self._cache.leave(same, flight)
+        if is_joined:
+            answer = self._joined(call, answer)
+        for event in replayed(answer) if not is_flowing else (answer,):
+            yield event
 
     def batch(
         self, asks: Sequence[Ask], *, max_parallel: int = 0, economy: EconomyOrder | None = None
@@ -362,19 +257,3 @@ class Generator:
 def _means(call: Call) -> Means:
     """Who may go elsewhere, or wait longer, does not share an error."""
     return tuple(target.routes for target in call.plan.targets), call.ask.timeout_s
-
-
-def _replayed(answer: Answer) -> list[Delta | Answer]:
-    """A whole answer as a stream."""
-    deltas: list[Delta | Answer] = []
-    calls = 0
-    for part in answer.completion.parts:
-        if isinstance(part, Text):
-            deltas.append(TextDelta(text=part.text))
-        elif isinstance(part, Thinking):
-            deltas.append(ThinkingDelta(text=part.text))
-        elif isinstance(part, ToolUse):
-            arguments = json.dumps(dict(part.arguments), ensure_ascii=False)
-            deltas.append(ToolDelta(index=calls, id=part.id, name=part.name, arguments=arguments))
-            calls += 1
-    return [*deltas, answer]
