@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -268,11 +269,12 @@ def run_worker(argv: Sequence[str]) -> int:
 
 def configured(environ: Mapping[str, str]) -> tuple[Home, Settings | None]:
     """The home and its settings, with the log opened; None for settings that are wrong, and why has been told."""
+    logs.bear_loss()
     home = Home.resolve(environ)
     try:
         settings = load(environ, home.env_file)
     except ClaudeJobsError as error:
-        logs.say(error.message)
+        sys.stderr.write(f"claude-jobs: {error.message}\n")
         return home, None
     logs.configure(settings.log_level)
     return home, settings
@@ -284,7 +286,7 @@ def run_to_end(main: Callable[[], Coroutine[object, object, int]]) -> int:
         return asyncio.run(main())
     except* ClaudeJobsError as group:  # alone, or from a task
         error = _first(group)
-    logs.say(error.message)
+    sys.stderr.write(f"claude-jobs: {error.message}\n")
     return os.EX_CONFIG if not error.retryable else os.EX_TEMPFAIL
 
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
-class LossyLogger(structlog.WriteLogger):
+
+class _Lossy(io.FileIO):
     """Drops what cannot be written: a full disk or a closed terminal costs a line, not the worker and its jobs."""
 
-    def msg(self, message: str) -> None:
-        """Write a line, if that is possible."""
-        with suppress(OSError, ValueError):
-            super().msg(message)
+    def write(self, data: Buffer, /) -> int:
+        with suppress(OSError):
+            super().write(data)
+        return memoryview(data).nbytes
 
-    log = debug = info = warn = warning = error = critical = fatal = failure = err = exception = msg
+
+def bear_loss() -> None:
+    """Have this process's stderr raise nothing, whoever writes to it, and hold nothing back that would fail at the exit."""
+    raw = _Lossy(2, "w", closefd=False)
+    sys.stderr = io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
 
 
 def configure(level: str = "info") -> None:
@@ -36,15 +45,6 @@ def configure(level: str = "info") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=_logger,
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-
-
-def say(message: str) -> None:
-    """One plain line for people, before there is a log or beside it."""
-    LossyLogger(sys.stderr).msg(f"claude-jobs: {message}")
-
-
-def _logger(*_: object) -> LossyLogger:
-    return LossyLogger(sys.stderr)

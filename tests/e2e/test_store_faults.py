@@ -88,9 +88,15 @@ def test_worker_whose_log_cannot_be_written_serves_and_finishes_its_jobs(make_pl
     client = here.client(start=False)
     (job_id,) = here.submit(["one"], client)
     result = client.call("result", {"job_id": job_id, "wait_s": PATIENCE_S}, 2 * PATIENCE_S)
+    session = Session(here)
+    refused = session.tool("status", job_ids=["j-none"])
+    session.close()
 
     assert cast("Json", result)["state"] == "succeeded"
+    assert "j-none" in refused["error"]
     assert worker.poll() is None
+    worker.terminate()
+    assert worker.wait(PATIENCE_S) == 0
 
 
 def test_start_on_a_full_disk_says_that_it_is_full_and_what_to_do(small_disk: Path, tmp_path: Path) -> None:
