@@ -74,3 +74,22 @@ async def test_a_quota_of_nothing_lets_no_job_run(tmp_path: Path) -> None:
     assert job.reason is Reason.LIMIT
     assert later == job
     assert "quota of its organization is used up, looks again at" in view.note
+
+
+async def test_a_quota_that_is_set_while_a_job_runs_takes_no_line_from_the_ledger(tmp_path: Path) -> None:
+    env = environment(tmp_path, CLAUDE_JOBS_CLI=str(stand_in(tmp_path, seconds=2)))
+    async with running_app(env) as app:
+        job_id = await spawn(app, caller(tmp_path, env))
+        await until_state(app, job_id, JobState.RUNNING)
+        await app.oversight.set_quota(scope="cli", subject="default", unit="usd", limit=5, window="day")
+        await until_state(app, job_id, JobState.SUCCEEDED)
+        next_id = await spawn(app, caller(tmp_path, env))
+        await until_state(app, next_id, JobState.SUCCEEDED)
+        calls = await app.oversight.calls(limit=5, org="default")
+        quota = await used(app)
+
+    assert [(str(call["id"]).split(".")[0], call["cost_nusd"]) for call in calls] == [
+        (next_id, 10_000_000),
+        (job_id, 10_000_000),
+    ]
+    assert quota == {"used": 0.01, "held": 0}  # what began before it was no part of it

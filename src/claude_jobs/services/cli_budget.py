@@ -77,6 +77,9 @@ class CliBudget:
             if not await till.quotas.of_cli(job.org or DEFAULT_ORG):
                 till.leases.drop(settlement.id)
                 settlement = replace(settlement, id="")
+            elif settlement.record is not None:
+                # A quota that was set while the attempt ran holds nothing of it: settling leaves no line. One line stays one.
+                await till.gate(till.store.record, (settlement.record,))
             await till.leases.settle(settlement)
         except ClaudeJobsError as error:
             log.warning("budget.not_settled", job_id=job.id, epoch=epoch, code=error.code, error=error.message)
