@@ -69,6 +69,7 @@ class Opened:
             clock=clock,
             rnd=random.random,
         )
+        self.turnstile = Turnstile(settings.max_requests)
         self._settings = settings
         self._home = home
         self._jobs = jobs
@@ -101,7 +102,7 @@ class Opened:
             pricing=pricing,
             provider=providers,
             leases=till.leases,
-            turnstile=Turnstile(settings.max_requests),
+            turnstile=self.turnstile,
             owner=till.owner,
             clock=now_ms,
             rnd=random.random,

@@ -24,7 +24,9 @@ SECONDS = 12.0
 
 @pytest.mark.parametrize("is_warm", [False, True])
 def test_a_short_storm_breaks_nothing(tmp_path: Path, is_warm: bool) -> None:
-    seed = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randint(0, 1 << 30))) // 2 * 2 + is_warm
+    # On CI the same storms each time: what lands is judged by what it brings.
+    drawn = 7 if os.environ.get("CI") == "true" else random.SystemRandom().randint(0, 1 << 30)
+    seed = int(os.environ.get("CHAOS_SEED", drawn)) // 2 * 2 + is_warm
     print(f"CHAOS_SEED={seed}")
     with storm(tmp_path, seed=seed, seconds=SECONDS) as storming:
         storming.blow()

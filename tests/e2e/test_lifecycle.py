@@ -121,7 +121,7 @@ def test_queued_jobs_of_a_front_that_is_gone_go_on_with_the_successor(make_place
 
 
 def test_drain_gives_running_jobs_their_grace_and_sets_the_rest_aside(make_place: MakePlace) -> None:
-    here = make_place(CLAUDE_JOBS_DRAIN_SECONDS="3")
+    here = make_place(CLAUDE_JOBS_DRAIN_SECONDS="8")
     go_on = here.root / "go-on"
     here.stand_in("sleep 1")
     short = here.submit(["short"])[0]

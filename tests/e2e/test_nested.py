@@ -302,7 +302,8 @@ def test_a_job_whose_worker_steps_aside_is_known_to_the_next_one(make_place: Cal
     here = make_place(tokens=1)
     out, go = here.root / "heard.0", here.root / "go"
     tries = f"{SPAWN} a; {scrubbed(here, f'{SPAWN} b')}; {COMMAND} spawn --wait --json c"
-    orphan = f"( setsid sh -c {shlex.quote(f'sleep 1; {scrubbed(here, SPAWN)} d > {out}.orphan 2>&1')} & ); sleep 3"
+    tried = f"sleep 1; {scrubbed(here, SPAWN)} d > {out}.tried 2>&1; mv {out}.tried {out}.orphan"
+    orphan = f"( setsid sh -c {shlex.quote(tried)} & ); while [ ! -e {out}.orphan ]; do sleep 0.1; done"
     here.stand_in(
         f"while [ ! -e {go} ]; do sleep 0.1; done; {{ {tries}; {orphan}; }} > {out}.draft 2> {out}.err; mv {out}.draft {out}"
     )

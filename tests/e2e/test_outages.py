@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,13 @@ OLD_LADDER = 3
 """Attempts in all by default: a trouble that was counted would fail a job after so many."""
 
 
-def free_port() -> int:
+@contextmanager
+def reserved_port() -> Generator[int]:
+    """A port where nobody listens, and that nobody else is given: a server of ours can still have it."""
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        yield int(probe.getsockname()[1])
 
 
 def tried(here: Place, job_id: str, times: int) -> list[Json]:
@@ -38,8 +41,8 @@ def job(here: Place, job_id: str) -> Json:
 
 
 def test_an_api_that_was_away_for_longer_than_three_attempts_costs_none(tmp_path: Path) -> None:
-    port = free_port()
     with ExitStack() as stack:
+        port = stack.enter_context(reserved_port())
         away = Rehearsal(port=port)
         away.url = f"http://127.0.0.1:{port}"
         here = stack.enter_context(real_place(tmp_path, away))

@@ -174,6 +174,7 @@ def test_private_variables_reach_the_job_over_a_crash_and_never_a_file(make_plac
     here.stand_in(f'echo "$MY_PASSWORD $HTTPS_PROXY" | cksum >> "{seen}"; [ -e "{seen}.on" ] || sleep 60')
     job_id = here.submit(["x"])[0]
     here.all_started([job_id])
+    wait_until(lambda: seen.exists() and seen.read_text())
     kill_hard(here.health()["pid"])
     (here.root / "seen.on").touch()
     result = here.ended([job_id])[0]

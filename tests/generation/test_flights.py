@@ -46,7 +46,8 @@ async def test_who_has_a_fallback_does_not_share_the_error_of_who_has_none(tmp_p
 
 async def test_the_record_of_a_call_that_ran_out_of_time_tells_what_was_used(tmp_path: Path) -> None:
     async with generating(tmp_path, TOKEN_QUOTA="100000") as place:
-        late = await place.fails(rehearse={"fault": "silence"}, timeout_s=0.3)
+        await place.generate("Its client is made.")
+        late = await place.fails(rehearse={"fault": "silence"}, timeout_s=2)
         record = await place.app.oversight.explain(late.call_id)
         await (await place.opened()).till.leases.idle()
         (quota,) = (await place.settled()).values()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from support_app import until
 from support_generation import KEYS, Place, generating, shown, where
 
 from claude_jobs.domain.generation import Answer, Provenance
@@ -18,6 +19,7 @@ from claude_jobs.errors import (
     QuotaExceeded,
     RateExceeded,
 )
+from claude_jobs.policy import attempts
 from claude_jobs.rehearsal.script import Action, Fault, Rule, Script, Token
 
 
@@ -233,10 +235,11 @@ async def test_requests_wait_for_their_turn_by_priority(tmp_path: Path) -> None:
     async with generating(tmp_path, MAX_CONCURRENT_REQUESTS="1") as place:
         first = asyncio.create_task(place.generate("First.", rehearse={"hold": True}))
         await place.api.wait_for()
+        turnstile = (await place.opened()).turnstile
         low = asyncio.create_task(place.generate("Low."))
-        await asyncio.sleep(0.2)
+        await until(lambda: turnstile.waiting == 1)
         high = asyncio.create_task(place.generate("High.", priority=5))
-        await asyncio.sleep(0.2)
+        await until(lambda: turnstile.waiting == 2)
         place.api.release()
         await asyncio.gather(first, low, high)
 
@@ -358,8 +361,9 @@ async def test_a_key_without_rights_to_a_model_rests_for_that_model_only(tmp_pat
     assert len(place.asked()) == 2
 
 
-async def test_whole_answers_that_come_late_open_the_circuit(tmp_path: Path) -> None:
-    async with generating(tmp_path, REQUEST_TIMEOUT="2", MAX_CONCURRENT_REQUESTS="50") as place:
+async def test_whole_answers_that_come_late_open_the_circuit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "SLOW_SHARE", 0.02)  # late is after 1.2 s, and a time-out far away
+    async with generating(tmp_path, REQUEST_TIMEOUT="60", MAX_CONCURRENT_REQUESTS="50") as place:
         await place.generate("Warm.", max_tokens=1)
         late = {"max_tokens": 1, "rehearse": {"delay_s": 1.75}}
         await asyncio.gather(*(place.generate(f"Question {n}.", **late) for n in range(20)))

@@ -92,7 +92,7 @@ async def test_only_who_could_do_no_more_shares_an_error_with_another_process(tm
         await api.wait_for()
         same = asyncio.create_task(two.fails(**given))
         more = asyncio.create_task(two.generate(fallbacks=["claude"], **given))
-        await asyncio.sleep(0.5)  # they found the flight
+        await asyncio.sleep(3)  # they found the flight
         api.release()
         await api.wait_for(count=2)
         api.release()
@@ -115,7 +115,7 @@ async def test_who_waited_for_another_process_is_told_so(tmp_path: Path) -> None
         leading = asyncio.create_task(one.generate(PROMPT, provider="openai"))
         await api.wait_for()
         following = asyncio.create_task(two.generate(PROMPT, provider="openai"))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(3)
         api.release()
         answers = [await leading, await following]
 

@@ -113,7 +113,7 @@ async def test_no_key_or_provider_fault_is_silence(tmp_path: Path) -> None:
 
 
 async def test_streams_that_are_kept_are_one_call_for_all_who_ask_at_once(tmp_path: Path) -> None:
-    slowly = {"chunks": 20, "duration_s": 1}
+    slowly = {"chunks": 20, "duration_s": 4}
     async with generating(tmp_path, TOKEN_QUOTA="100000") as place:
         asking = [asyncio.create_task(streamed(place, rehearse=slowly, cache_stream=True)) for _ in range(5)]
         await place.api.wait_for()
@@ -170,7 +170,7 @@ async def test_who_follows_a_stream_of_another_process_gets_it_whole(tmp_path: P
         failing: dict[str, Any] = {"rehearse": {"fault": "cut", "chunks": 20, "hold": True}, "cache_stream": True}
         breaking = [asyncio.create_task(streamed(place, "Broken.", **failing)) for place in (one, two)]
         await one.api.wait_for(count=2)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(3)  # the other follows
         one.api.release()
         errors = await asyncio.gather(*breaking, return_exceptions=True)
 

@@ -32,11 +32,12 @@ async def test_a_provider_that_hangs_leaves_time_to_its_fallback(
     tmp_path: Path, is_stream: bool, timeout_s: float | None
 ) -> None:
     async with generating(tmp_path, script=HANGS, REQUEST_TIMEOUT="4") as place:
+        await asked(place, prompt="Its SDK is loaded.", is_stream=is_stream)
         fields: dict[str, Any] = {"provider": "openai", "fallbacks": ["claude"], "timeout_s": timeout_s}
         answer = await asked(place, is_stream=is_stream, **fields)
 
     assert answer.route.provider == "claude"
-    assert [request.provider for request in place.asked()] == ["openai", "claude"]
+    assert [request.provider for request in place.asked()] == ["claude", "openai", "claude"]
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
@@ -49,7 +50,8 @@ async def test_a_key_that_hangs_leaves_time_to_another_one(tmp_path: Path, is_st
 
 
 async def test_a_provider_that_hangs_is_passed_by_after_a_while_although_it_has_a_fallback(tmp_path: Path) -> None:
-    async with generating(tmp_path, script=HANGS, REQUEST_TIMEOUT="0.6", CIRCUIT_FAILURE_THRESHOLD="2") as place:
+    async with generating(tmp_path, script=HANGS, REQUEST_TIMEOUT="6", CIRCUIT_FAILURE_THRESHOLD="2") as place:
+        await asked(place, prompt="Its SDK is loaded.", is_stream=True)
         for n in range(3):
             await asked(place, prompt=f"Question {n}.", is_stream=True, provider="openai", fallbacks=["claude"])
 

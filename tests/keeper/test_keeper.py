@@ -147,6 +147,7 @@ def test_of_two_keepers_one_stays(keep: Callable[..., Kept]) -> None:
 def test_released_the_election_is_free_while_the_worker_runs_on(keep: Callable[..., Kept]) -> None:
     old = keep("release")
     first = old.started()
+    wait_until(lambda: old.log("election.released"))
 
     new = keep("waits")
 

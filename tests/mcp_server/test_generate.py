@@ -95,7 +95,7 @@ async def test_while_it_streams_progress_is_told(tmp_path: Path) -> None:
 
 async def test_the_same_question_asked_at_once_is_one_call(tmp_path: Path) -> None:
     async with generating(tmp_path) as place, client(place) as connected:
-        prompt = 'The same. rehearse: {"delay_s": 0.5}'
+        prompt = 'The same. rehearse: {"delay_s": 3}'
         told = await asyncio.gather(*(said(connected, prompt=prompt, provider="openai") for _ in range(5)))
 
     assert len(place.asked()) == 1

@@ -102,8 +102,9 @@ async def test_a_wait_inside_a_job_blocks_it_and_says_for_whom(tmp_path: Path) -
     async def note(progress: float, total: float | None, message: str | None) -> None:
         told.append(message or "")
 
-    body = 'case "$line" in *root*) sleep 60;; esac'
-    async with surface(tmp_path, seconds=1.5, body=body) as here, Client(here.server) as outside:
+    child = 'while [ ! -e "$TMPDIR/go" ]; do sleep 0.02; done'
+    body = f'case "$line" in *root*) sleep 60;; *) {child};; esac'
+    async with surface(tmp_path, body=body) as here, Client(here.server) as outside:
         root = (await call(outside, "spawn", prompt="root"))["job_id"]
         await running(here, root)
         async with inside(here, root) as client:
@@ -114,7 +115,8 @@ async def test_a_wait_inside_a_job_blocks_it_and_says_for_whom(tmp_path: Path) -
             async def look() -> None:
                 while not seen:
                     found = (await call(outside, "status", job_ids=[root]))["jobs"][0]
-                    seen.extend([found] if found["state"] == "blocked" else [])
+                    seen.extend([found] if found["state"] == "blocked" and told else [])
+                (tmp_path / "tmp" / "go").touch()
 
             async with asyncio.TaskGroup() as tasks:
                 answer = tasks.create_task(waiting)
@@ -154,10 +156,12 @@ async def test_items_of_a_batch_wait_for_each_other_and_hand_on_results(tmp_path
         {"id": "second", "prompt": "use {{first.result}}"},
         {"prompt": "three", "depends_on": ["second"], "label": "last"},
     ]
-    async with surface(tmp_path, text="Paris", seconds=0.2) as here, Client(here.server) as client:
+    held = 'while [ ! -e "$TMPDIR/go" ]; do sleep 0.02; done'
+    async with surface(tmp_path, text="Paris", body=held) as here, Client(here.server) as client:
         made = await call(client, "batch", items=items)
         ids = [job["job_id"] for job in made["jobs"]]
         early = {job["job_id"]: job for job in (await call(client, "status", batch=made["batch_id"]))["jobs"]}
+        (tmp_path / "tmp" / "go").touch()
         jobs = [await ended(here.app, job_id) for job_id in ids]
 
     assert [job["label"] for job in made["jobs"]] == ["first", "second", "last"]

@@ -161,13 +161,15 @@ async def test_a_five_megabyte_prompt_arrives_whole(tmp_path: Path) -> None:
 
 
 async def test_hanging_up_in_the_middle_of_a_wait_leaves_the_job_running(tmp_path: Path) -> None:
-    async with surface(tmp_path, seconds=1.0) as here, Resident(here.server) as resident:
+    held = 'while [ ! -e "$TMPDIR/go" ]; do sleep 0.02; done'
+    async with surface(tmp_path, body=held) as here, Resident(here.server) as resident:
         async with connection(resident, here.caller) as wire:
             await wire.initialize()
             await wire.call(1, "spawn", SPAWN)
             job_id = structured(await wire.answer(1))["job_id"]
             await wire.call(2, "result", {"job_id": job_id, "wait_s": 60}, token="p")
             await progress(wire)
+        (tmp_path / "tmp" / "go").touch()
         job = await ended(here.app, job_id)
 
     assert job.state == "succeeded"

@@ -183,7 +183,7 @@ async def test_a_broken_connection(http: httpx2.AsyncClient, dialect: Dialect, f
 @each
 @pytest.mark.parametrize("fault", ["silence", "stall"])
 async def test_silence(http: httpx2.AsyncClient, dialect: Dialect, fault: str) -> None:
-    http.timeout = httpx2.Timeout(0.3)
+    http.timeout = httpx2.Timeout(60, read=0.3)
     with pytest.raises(httpx2.ReadTimeout):
         await dialect.ask(http, directive(fault=fault, reply="one two three"), stream=True)
 

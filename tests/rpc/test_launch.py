@@ -36,7 +36,7 @@ from claude_jobs.rpc.client import Client
 from claude_jobs.rpc.launch import ensure_worker
 from claude_jobs.runner.paths import Home
 line = hello.build(os.environ, "rpc")
-with Client(*ensure_worker(Home.resolve(os.environ), os.environ, line, worker=sys.argv[1:])) as client:
+with Client(*ensure_worker(Home.resolve(os.environ), os.environ, line, worker=sys.argv[1:], timeout_s=90)) as client:
     print(client.call("who", timeout_s=90)["pid"])
 """
 

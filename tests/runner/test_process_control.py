@@ -136,7 +136,7 @@ async def test_other_processes_of_the_user_are_not_touched(tmp_path: Path) -> No
 
 async def test_thirty_stops_take_as_long_as_one(tmp_path: Path) -> None:
     body = "for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)\nready(); time.sleep(600)"
-    cli = ClaudeCli(stand_in(tmp_path, _SPAWN + body), waits=QUICK)
+    cli = ClaudeCli(stand_in(tmp_path, _SPAWN + body), waits=Waits(interrupt_s=1.5, term_s=1.5))
     homes = [tmp_path / f"home{n}" for n in range(31)]
     handles = [cli.start(order(home), Told()) for home in homes]
     for home in homes:
@@ -154,8 +154,8 @@ async def test_thirty_stops_take_as_long_as_one(tmp_path: Path) -> None:
     one = await stop(slice(1))
     thirty = await stop(slice(1, None))
 
-    assert one >= 0.8
-    assert thirty < one * 10
+    assert one >= 3.0
+    assert thirty < one * 15
 
 
 async def test_a_lost_job_is_killed_without_a_word(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ async def test_a_daemon_of_a_bash_tool_does_not_outlive_a_successful_job(tmp_pat
 
 async def test_a_background_task_may_bring_a_further_result(tmp_path: Path) -> None:
     call = ToolCall(
-        name="Bash", input={"command": "python3 -c 'import time; time.sleep(1)'", "run_in_background": True}
+        name="Bash", input={"command": "python3 -c 'import time; time.sleep(4)'", "run_in_background": True}
     )
     async with Rehearsal(Script(default=Action(rounds=((call,),), reply="turn over"))) as api:
         outcome = await run(order(tmp_path, credential=oauth(url=api.url), tools=("Bash",)))

@@ -217,9 +217,9 @@ def scaled(home: Path, api: Rehearsal, divisor: float, **spec: Any) -> Any:
 
 @pytest.mark.slow
 async def test_ten_minutes_of_streaming_are_one_attempt(tmp_path: Path) -> None:
-    script = Script(default=Action(reply="a long answer", reply_kb=8, duration_s=15))
+    script = Script(default=Action(reply="a long answer", reply_kb=8, duration_s=8))
     async with Rehearsal(script) as api:
-        # A fortieth: it streams for 15 s of 22, where 3 were expected.
+        # A fortieth: it streams for 8 s of 22, where 3 were expected.
         outcome = await ClaudeCli(CLAUDE).start(scaled(tmp_path, api, 40), Told()).outcome()
 
     assert (outcome.failure, outcome.message) == (Failure.NONE, "")

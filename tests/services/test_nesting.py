@@ -12,8 +12,9 @@ from claude_jobs.domain.event import EventKind
 from claude_jobs.domain.job import Job, JobState
 from claude_jobs.errors import InvalidRequest, JobNotFound, NotPermitted, RecursionRefused
 from claude_jobs.factory import App
-from claude_jobs.services.attempts import order_of
+from claude_jobs.services import worker
 from claude_jobs.services.caller import Caller
+from claude_jobs.services.orders import order_of
 from claude_jobs.services.request import JobRequest
 from claude_jobs.stores.base import JobFilter
 from tests.support_app import caller, ended, environment, running_app, stand_in
@@ -356,7 +357,10 @@ async def test_a_job_runs_what_depends_on_its_children_again_a_few_times_only(tm
     assert refused.value.limit == "retries"
 
 
-async def test_a_job_that_is_being_cancelled_runs_nothing_again(tmp_path: Path) -> None:
+async def test_a_job_that_is_being_cancelled_runs_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "BEAT_S", 3_600.0)  # nor does its worker hear of the cancel
     env = place(tmp_path, CLAUDE_JOBS_SLOTS="1")
     async with running_app(env) as app:
         outside = caller(tmp_path, env)

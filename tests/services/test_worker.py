@@ -297,18 +297,20 @@ async def test_what_a_job_writes_is_readable_as_usual(tmp_path: Path) -> None:
 
 
 async def test_a_queued_job_is_told_when_it_starts_by_the_limits_that_hold(tmp_path: Path) -> None:
+    later = f'case "$line" in *later*) while [ ! -e {tmp_path}/go ]; do sleep 0.02; done;; esac'
     env = environment(
         tmp_path,
-        CLAUDE_JOBS_CLI=str(stand_in(tmp_path, seconds=0.3)),
+        CLAUDE_JOBS_CLI=str(stand_in(tmp_path, seconds=0.3, body=later)),
         CLAUDE_JOBS_SLOTS="32",
         CLAUDE_JOBS_MAX_PROCESSES="2",
     )
     async with running_app(env) as app:
         first = await app.jobs.submit([JobRequest(prompt="x")], caller(tmp_path, env, tokens=1))
         outcome = (await ended(app, first.receipts[0].job.id)).outcome
-        jobs = [JobRequest(prompt=f"{n}") for n in range(8)]
+        jobs = [JobRequest(prompt=f"later {n}") for n in range(8)]
         receipts = (await app.jobs.submit(jobs, caller(tmp_path, env, tokens=1))).receipts
         last = await app.jobs.situation(receipts[-1].job)
+        (tmp_path / "go").touch()
         for receipt in receipts:
             await ended(app, receipt.job.id)
 

@@ -113,10 +113,11 @@ class Bridge:
     def _act(self, ready: set[int]) -> None:
         if self._to_client and self._stdout in ready:
             write_ready(self._stdout, self._to_client)
-        if self._stdin in ready:
-            self._read_client()
+        # The worker's end first: what the client sends now must not be taken for sent to one that is gone.
         if self._sock is not None and self._sock.fileno() in ready:
             self._serve_worker(self._sock)
+        if self._stdin in ready:
+            self._read_client()
         if self._ends_at is not None:
             self._hang_up()
 

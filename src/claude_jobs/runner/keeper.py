@@ -313,7 +313,8 @@ class _Keeper:
     def _ended(self, code: int) -> None:
         alive_s = time.monotonic() - self._started_at
         self._orphans_killed = _kill_children()
-        self._quick_deaths = self._quick_deaths + 1 if alive_s < QUICK_S else 0
+        is_quick = alive_s < QUICK_S or self._patience < len(BACKOFF_S)  # one that never served died of its start
+        self._quick_deaths = self._quick_deaths + 1 if is_quick else 0
         facts = {"code": code, "alive_s": round(alive_s, 3), "orphans_killed": self._orphans_killed}
         if self._is_leaving or self._stops or code == os.EX_CONFIG:
             _log("worker.ended", **facts)

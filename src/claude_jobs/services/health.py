@@ -47,5 +47,5 @@ def _cli(configured: str, path: str) -> dict[str, str]:
 
 def _orphans(home_id: str, owner: str) -> list[int]:
     """Processes of this home's jobs that no living owner claims: none, in every sane world."""
-    marked = proctree.marked(f"{home_id}:")
-    return [proc.pid for proc in marked if not proctree.mark_of(proc.pid).startswith(f"{home_id}:{owner}:")]
+    marks = proctree.marks_of([proc.pid for proc in proctree.marked(f"{home_id}:")])
+    return [pid for pid, mark in marks.items() if not mark.startswith(f"{home_id}:{owner}:")]
